@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+native/obd.h restated: its structs and its functions, in its order, and nothing else.
+
+native.py makes handles of them. The library is loaded and checked at the first use of library(),
+so that --help works without it: its ABI number and the size of every struct must be what this file
+says, else it is refused with both files named.
+"""
+
+import ctypes
+import functools
+import os
+from ctypes import (
+    POINTER,
+    c_char,
+    c_char_p,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+
+from .. import errors
+from . import load
+
+ABI_VERSION = 1
+
+# ---- the structs of obd.h
+
+
+class Error(ctypes.Structure):
+    _fields_ = [("code", c_int32), ("text", c_char * 508)]
+
+
+class Event(ctypes.Structure):
+    _fields_ = [
+        ("kind", c_uint32),
+        ("code", c_int32),
+        ("offset", c_uint64),
+        ("count", c_uint64),
+        ("latency_us", c_uint64),
+        ("dropped", c_uint64),
+        ("image", c_char * 256),
+        ("text", c_char * 512),
+    ]
+
+
+class LayerInfo(ctypes.Structure):
+    _fields_ = [
+        ("virtual_size", c_uint64),
+        ("stream_size", c_uint64),
+        ("segments", c_uint64),
+        ("memory", c_uint64),
+        ("tar", c_uint32),
+        ("zfile", c_uint32),
+        ("block_size", c_uint32),
+        ("verify", c_uint32),
+        ("direct", c_uint32),
+        ("sparse", c_uint32),
+        ("uuid", c_char * 40),
+        ("parent_uuid", c_char * 40),
+        ("message", c_char * 260),
+    ]
+
+
+class ImageOptions(ctypes.Structure):
+    _fields_ = [
+        ("engine", c_uint32),
+        ("helpers", c_uint32),
+        ("depth", c_uint32),
+        ("slow_read_us", c_uint32),
+    ]
+
+
+class ImageInfo(ctypes.Structure):
+    _fields_ = [
+        ("virtual_size", c_uint64),
+        ("segments", c_uint64),
+        ("mapped", c_uint64),
+        ("memory", c_uint64),
+        ("layers", c_uint32),
+        ("engine", c_uint32),
+    ]
+
+
+class ImageStats(ctypes.Structure):
+    _fields_ = [
+        ("reads", c_uint64),
+        ("read_bytes", c_uint64),
+        ("zero_bytes", c_uint64),
+        ("errors", c_uint64),
+        ("inline_reads", c_uint64),
+        ("disk_reads", c_uint64),
+        ("disk_bytes", c_uint64),
+        ("blocked", c_uint64),
+        ("inflight_max", c_uint64),
+        ("blocks_decoded", c_uint64),
+        ("block_hits", c_uint64),
+        ("slow_reads", c_uint64),
+        ("threads", c_uint64),
+    ]
+
+
+class TcmuOptions(ctypes.Structure):
+    _fields_ = [
+        ("uio_fd", c_int32),
+        ("block_size", c_uint32),
+        ("map", c_uint64),
+        ("map_size", c_uint64),
+        ("max_transfer", c_uint32),
+        ("read_only", c_uint32),
+        ("serial_path", c_char_p),
+        ("cfgstring", c_char_p),
+    ]
+
+
+class TcmuStats(ctypes.Structure):
+    _fields_ = [
+        ("wakeups", c_uint64),
+        ("commands", c_uint64),
+        ("reads", c_uint64),
+        ("others", c_uint64),
+        ("rejected", c_uint64),
+        ("notifies", c_uint64),
+        ("inflight", c_uint64),
+    ]
+
+
+STRUCTS: Dict[str, Type[ctypes.Structure]] = {
+    "obd_error": Error,
+    "obd_event": Event,
+    "obd_layer_info": LayerInfo,
+    "obd_image_options": ImageOptions,
+    "obd_image_info": ImageInfo,
+    "obd_image_stats": ImageStats,
+    "obd_tcmu_options": TcmuOptions,
+    "obd_tcmu_stats": TcmuStats,
+}
+
+
+# ---- the functions of obd.h
+
+
+def _check(result: int, function: Any, _arguments: Tuple[Any, ...]) -> int:
+    """errcheck of a function that only returns -errno."""
+    if result < 0:
+        raise errors.NativeError(-result, f"{function.__name__}: {os.strerror(-result)}")
+    return result
+
+
+def _check_text(result: int, function: Any, arguments: Tuple[Any, ...]) -> int:
+    """errcheck of a function whose last argument is a struct obd_error."""
+    if result < 0:
+        error: Error = arguments[-1]._obj  # pylint: disable=protected-access
+        text = error.text.decode("utf-8", "replace")
+        raise errors.NativeError(-result, text or f"{function.__name__}: {os.strerror(-result)}")
+    return result
+
+
+class Library:
+    """The loaded core: one attribute a function, so that grep and mypy see every name."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._dll = load.open_library(path)
+        fn = self._bind
+        self.abi = fn("abi", c_uint32, [])
+        self.sizeof = fn("sizeof", c_size_t, [c_char_p])
+        self.build_info = fn("build_info", c_char_p, [])
+        self._check_abi()
+
+        error = POINTER(Error)
+        handle = c_void_p
+        ret = POINTER(c_void_p)
+        self.events_create = fn("events_create", c_int, [ret], _check)
+        self.events_destroy = fn("events_destroy", None, [handle])
+        self.events_next = fn("events_next", c_int, [handle, c_int, POINTER(Event)])
+        self.events_stop = fn("events_stop", None, [handle])
+
+        self.blob_open = fn("blob_open", c_int, [c_char_p, c_uint32, ret, error], _check_text)
+        self.blob_close = fn("blob_close", None, [handle])
+
+        self.layer_open = fn("layer_open", c_int, [handle, ret, error], _check_text)
+        self.layer_close = fn("layer_close", None, [handle])
+        self.layer_info = fn("layer_info", None, [handle, POINTER(LayerInfo)])
+
+        self.image_create = fn(
+            "image_create",
+            c_int,
+            [ret, c_uint32, POINTER(ImageOptions), handle, c_char_p, ret, error],
+            _check_text,
+        )
+        self.image_destroy = fn("image_destroy", None, [handle])
+        self.image_info = fn("image_info", None, [handle, POINTER(ImageInfo)])
+        self.image_stats = fn("image_stats", None, [handle, POINTER(ImageStats)])
+        self.image_pread = fn(
+            "image_pread", c_int64, [handle, c_void_p, c_size_t, c_uint64], _check
+        )
+        self.image_next_data = fn(
+            "image_next_data",
+            c_int,
+            [handle, c_uint64, POINTER(c_uint64), POINTER(c_uint64)],
+            _check,
+        )
+
+        self.tcmu_create = fn(
+            "tcmu_create", c_int, [handle, POINTER(TcmuOptions), ret, error], _check_text
+        )
+        self.tcmu_run = fn("tcmu_run", c_int, [handle], _check)
+        self.tcmu_stop = fn("tcmu_stop", None, [handle])
+        self.tcmu_stats = fn("tcmu_stats", None, [handle, POINTER(TcmuStats)])
+        self.tcmu_destroy = fn("tcmu_destroy", None, [handle])
+
+    def _bind(
+        self,
+        name: str,
+        result: Any,
+        arguments: List[Any],
+        check: Optional[Callable[[int, Any, Tuple[Any, ...]], int]] = None,
+    ) -> Callable[..., Any]:
+        try:
+            function = getattr(self._dll, "obd_" + name)
+        except AttributeError:
+            reason = f"has no obd_{name}, which {__file__} needs; rebuild it"
+            raise errors.LibraryError(self.path, reason) from None
+        function.restype = result
+        function.argtypes = arguments
+        if check is not None:
+            function.errcheck = check
+        bound: Callable[..., Any] = function
+        return bound
+
+    def _check_abi(self) -> None:
+        abi = self.abi()
+        if abi != ABI_VERSION:
+            reason = f"has ABI {abi}, but {__file__} was written for ABI {ABI_VERSION}"
+            raise errors.LibraryError(self.path, reason)
+        for name, struct in STRUCTS.items():
+            theirs = self.sizeof(name.encode())
+            ours = ctypes.sizeof(struct)
+            if theirs != ours:
+                reason = f"has a struct {name} of {theirs} bytes, but {__file__} one of {ours}"
+                raise errors.LibraryError(self.path, reason)
+
+
+@functools.lru_cache(maxsize=None)
+def library() -> Library:
+    """The core, loaded and checked at the first use: --help works without it."""
+    return Library(load.find_library())

@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The native core as Python sees it: a class for each handle of native/obd.h, a record for each struct
+it fills.
+
+A handle belongs to whoever created it: close() it, or leave its `with` block; closing twice is
+harmless, use after close raises ValueError. Handing a handle on (a Blob to a Layer, Layers to an
+Image) empties it. Any thread may use a handle, but nobody may close it while another thread is
+inside a call: that is the owner's business, as in C.
+"""
+
+import ctypes
+import dataclasses
+import enum
+import os
+import warnings
+from ctypes import c_char, c_uint64, c_void_p
+from types import TracebackType
+from typing import Any, Optional, Sequence, Tuple, Type, TypeVar
+
+from . import core
+
+BLOB_DIRECT = 1
+
+
+class Engine(enum.IntEnum):
+    """How layer files are read; the numbers are those of ioEngine in the service config."""
+
+    PSYNC = 0
+    LIBAIO = 1
+    POSIX_AIO = 2
+
+
+class EventKind(enum.IntEnum):
+    READ_ERROR = 1
+    SLOW_READ = 2
+    DEVICE = 3
+
+
+def build_info() -> str:
+    """Which versions of the kernels the core chose for this CPU."""
+    return str(core.library().build_info().decode())
+
+
+# ---- records: what the structs say, as Python values
+
+_Record = TypeVar("_Record")
+
+
+def _record(kind: Type[_Record], struct: ctypes.Structure) -> _Record:
+    values = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        value = getattr(struct, field.name)
+        values[field.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return kind(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """struct obd_event: something the data plane has to say."""
+
+    kind: int
+    code: int
+    offset: int
+    count: int
+    latency_us: int
+    dropped: int
+    image: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerInfo:
+    """struct obd_layer_info; sizes in bytes."""
+
+    virtual_size: int
+    stream_size: int
+    segments: int
+    memory: int
+    tar: int
+    zfile: int
+    block_size: int
+    verify: int
+    direct: int
+    sparse: int
+    uuid: str
+    parent_uuid: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageInfo:
+    """struct obd_image_info; sizes in bytes."""
+
+    virtual_size: int
+    segments: int
+    mapped: int
+    memory: int
+    layers: int
+    engine: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageStats:
+    """struct obd_image_stats: counters that only grow."""
+
+    reads: int
+    read_bytes: int
+    zero_bytes: int
+    errors: int
+    inline_reads: int
+    disk_reads: int
+    disk_bytes: int
+    blocked: int
+    inflight_max: int
+    blocks_decoded: int
+    block_hits: int
+    slow_reads: int
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TcmuStats:
+    """struct obd_tcmu_stats: counters that only grow, and what is in flight now."""
+
+    wakeups: int
+    commands: int
+    reads: int
+    others: int
+    rejected: int
+    notifies: int
+    inflight: int
+
+
+# ---- handles
+
+_Handle = TypeVar("_Handle", bound="Handle")
+
+
+class Handle:
+    """An object of the core. Subclasses say how it is made and how it is destroyed."""
+
+    def __init__(self) -> None:
+        self._address: Optional[int] = None
+
+    @property
+    def address(self) -> int:
+        """For passing it on; raises once it is closed or handed over."""
+        if self._address is None:
+            raise ValueError(f"{type(self).__name__} is closed")
+        return self._address
+
+    @property
+    def closed(self) -> bool:
+        return self._address is None
+
+    def release(self) -> int:
+        """Gives ownership away: the new owner closes it."""
+        address = self.address
+        self._address = None
+        return address
+
+    def close(self) -> None:
+        if self._address is not None:
+            self._destroy(self.release())
+
+    def _destroy(self, address: int) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: _Handle) -> _Handle:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Only warns: which thread runs this, and what is still in use by then, nobody knows.
+        if getattr(self, "_address", None) is not None:
+            warnings.warn(f"{type(self).__name__} was never closed", ResourceWarning, source=self)
+
+
+class Events(Handle):
+    """The bounded queue of what the data plane has to say. Outlives the images it was given to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ret = c_void_p()
+        core.library().events_create(ctypes.byref(ret))
+        self._address = ret.value
+
+    def next(self, timeout_ms: int = -1) -> Optional[Event]:
+        """The next event; None after timeout_ms; EOFError once stopped and drained."""
+        event = core.Event()
+        result = core.library().events_next(self.address, timeout_ms, ctypes.byref(event))
+        if result < 0:
+            raise EOFError("events stopped")
+        return _record(Event, event) if result else None
+
+    def stop(self) -> None:
+        """Lets next() end once the queue is drained."""
+        core.library().events_stop(self.address)
+
+    def _destroy(self, address: int) -> None:
+        core.library().events_destroy(address)
+
+
+class Blob(Handle):
+    """Bytes a layer is read from: today a local file."""
+
+    def __init__(self, path: str, direct: bool = False) -> None:
+        super().__init__()
+        ret = c_void_p()
+        flags = BLOB_DIRECT if direct else 0
+        core.library().blob_open(
+            os.fsencode(path), flags, ctypes.byref(ret), ctypes.byref(core.Error())
+        )
+        self._address = ret.value
+
+    def _destroy(self, address: int) -> None:
+        core.library().blob_close(address)
+
+
+class Layer(Handle):
+    """One read-only layer; takes the blob over, and closes it too when it cannot be opened."""
+
+    def __init__(self, blob: Blob) -> None:
+        super().__init__()
+        ret = c_void_p()
+        with blob:
+            core.library().layer_open(blob.address, ctypes.byref(ret), ctypes.byref(core.Error()))
+            blob.release()
+        self._address = ret.value
+
+    @classmethod
+    def open(cls, path: str, direct: bool = False) -> "Layer":
+        """A layer in a local file; direct asks for O_DIRECT beside it."""
+        return cls(Blob(path, direct))
+
+    def info(self) -> LayerInfo:
+        struct = core.LayerInfo()
+        core.library().layer_info(self.address, ctypes.byref(struct))
+        return _record(LayerInfo, struct)
+
+    def _destroy(self, address: int) -> None:
+        core.library().layer_close(address)
+
+
+class Image(Handle):
+    """A stack of layers, lowest first, read as one disk; takes the layers over unless it raises."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        engine: int = Engine.PSYNC,
+        helpers: int = 0,
+        depth: int = 0,
+        slow_read_us: int = 0,
+        events: Optional[Events] = None,
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        stack = (c_void_p * len(layers))(*(layer.address for layer in layers))
+        options = core.ImageOptions(engine, helpers, depth, slow_read_us)
+        ret = c_void_p()
+        core.library().image_create(
+            stack,
+            len(layers),
+            ctypes.byref(options),
+            events.address if events else None,
+            os.fsencode(name),
+            ctypes.byref(ret),
+            ctypes.byref(core.Error()),
+        )
+        for layer in layers:
+            layer.release()
+        self._address = ret.value
+        self._events = events  # must outlive us
+
+    def info(self) -> ImageInfo:
+        struct = core.ImageInfo()
+        core.library().image_info(self.address, ctypes.byref(struct))
+        return _record(ImageInfo, struct)
+
+    def stats(self) -> ImageStats:
+        struct = core.ImageStats()
+        core.library().image_stats(self.address, ctypes.byref(struct))
+        return _record(ImageStats, struct)
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """count bytes at offset, for tests and small reads; see pread_into."""
+        buffer = bytearray(count)
+        return bytes(buffer[: self.pread_into(buffer, offset)])
+
+    def pread_into(self, buffer: Any, offset: int) -> int:
+        """Fills a writable buffer from offset; the bytes read."""
+        if offset < 0:
+            raise ValueError("negative offset")
+        count = memoryview(buffer).nbytes
+        memory = (c_char * count).from_buffer(buffer)
+        return int(
+            core.library().image_pread(self.address, ctypes.addressof(memory), count, offset)
+        )
+
+    def next_data(self, offset: int) -> Optional[Tuple[int, int]]:
+        """(start, end) of the next range from offset on that a layer has; None: holes only."""
+        start, end = c_uint64(), c_uint64()
+        found = core.library().image_next_data(
+            self.address, offset, ctypes.byref(start), ctypes.byref(end)
+        )
+        return (start.value, end.value) if found else None
+
+    def _destroy(self, address: int) -> None:
+        core.library().image_destroy(address)
+
+
+@dataclasses.dataclass(frozen=True)
+class TcmuOptions:
+    """struct obd_tcmu_options: one device, as libtcmu opened it."""
+
+    uio_fd: int  # stays libtcmu's
+    map: int  # address of the shared mapping
+    map_size: int  # bytes
+    block_size: int  # bytes
+    max_transfer: int = 0  # bytes a command may carry; 0 = no limit reported
+    read_only: bool = True
+    serial_path: Optional[str] = None
+    cfgstring: str = ""
+
+
+class Tcmu(Handle):
+    """The front end of one device; the image must outlive it."""
+
+    def __init__(self, image: Image, options: TcmuOptions) -> None:
+        super().__init__()
+        struct = core.TcmuOptions(
+            uio_fd=options.uio_fd,
+            block_size=options.block_size,
+            map=options.map,
+            map_size=options.map_size,
+            max_transfer=options.max_transfer,
+            read_only=int(options.read_only),
+            serial_path=os.fsencode(options.serial_path) if options.serial_path else None,
+            cfgstring=os.fsencode(options.cfgstring),
+        )
+        ret = c_void_p()
+        core.library().tcmu_create(
+            image.address, ctypes.byref(struct), ctypes.byref(ret), ctypes.byref(core.Error())
+        )
+        self._address = ret.value
+        self._keep = (image, struct)  # must outlive us
+
+    def run(self) -> None:
+        """Serves in C, without the GIL, until stop(); NativeError(ENODEV): the device is gone."""
+        core.library().tcmu_run(self.address)
+
+    def stop(self) -> None:
+        """Makes run() return, from any thread."""
+        core.library().tcmu_stop(self.address)
+
+    def stats(self) -> TcmuStats:
+        struct = core.TcmuStats()
+        core.library().tcmu_stats(self.address, ctypes.byref(struct))
+        return _record(TcmuStats, struct)
+
+    def _destroy(self, address: int) -> None:
+        core.library().tcmu_destroy(address)
