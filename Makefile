@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+# 'make help' lists what there is to do. Everything made here lands in build/.
+
+PYTHON ?= python3
+PREFIX ?= /opt/overlaybd
+DESTDIR ?=
+PY = build/venv/bin/python
+PYTEST = $(PY) -m pytest
+CHECKED = overlaybd_tcmu tests packaging native/build_backend.py
+CORE = build/native/libobd.so
+export PYTHON
+
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+# ---- building
+
+setup: build/.setup ## install what is missing: Debian packages, and Python's into build/venv
+build/.setup: .ci/setup setup.cfg
+	.ci/setup
+
+build: build/.setup launchers core ## the core and build/bin/<program>
+
+core:
+	@$(MAKE) --no-print-directory -j$(shell nproc) -C native
+
+# The programs are the entry points of setup.cfg, started from the checkout.
+launchers: build/.launchers
+build/.launchers: build/.setup setup.cfg packaging/launchers.py
+	@$(PY) packaging/launchers.py build/bin
+
+asan-core tsan-core: %-core: build/.setup
+	@$(MAKE) --no-print-directory -j$(shell nproc) -C native VARIANT=$*
+
+# ---- testing: the floors in order; a red one makes those above it moot
+
+test: build lint unit native image daemon asan tsan vm ## everything that must hold
+	@echo "test: every floor passed"
+
+check: build lint unit native image daemon ## the floors that take less than two minutes
+
+lint: build/.setup ## formatting, style, types
+	$(PY) -m black --check --quiet $(CHECKED) || { echo "black: 'make format' mends it"; exit 1; }
+	$(PY) -m isort --check-only --quiet $(CHECKED) || { echo "isort: 'make format' mends it"; exit 1; }
+	$(PY) -m flake8 $(CHECKED)
+	$(PY) -m mypy overlaybd_tcmu
+	build/venv/bin/clang-format --dry-run -Werror native/*.[ch]
+
+format: build/.setup ## lay out Python and C as lint wants it
+	$(PY) -m isort --quiet $(CHECKED)
+	$(PY) -m black --quiet $(CHECKED)
+	build/venv/bin/clang-format -i native/*.[ch]
+
+unit native image daemon: build
+	$(PYTEST) -q tests/$@
+
+vm: build ## the service on a real kernel in a virtual machine
+	$(PYTEST) -q tests/vm
+
+asan tsan: %: build %-core ## native and image floors under sanitizers
+	tests/support/sanitized $* $(PYTEST) -q tests/native tests/image
+
+# ---- looking
+
+run: build ## serve a sample image in a virtual machine, and show it
+	$(PY) -m tests.vm.run
+
+bench: build ## measure, and write the README's table
+	$(PY) -m tests.bench.bench
+
+# ---- delivering
+
+install: core ## into $(DESTDIR)$(PREFIX); what the packages call
+	$(PYTHON) native/install.py "$(DESTDIR)" "$(PREFIX)"
+
+deb: ## a Debian package in build/deb
+	packaging/deb/build
+
+rpm: ## an RPM in build/rpm
+	packaging/rpm/build
+
+clean: ## remove what was made; build/venv and images of virtual machines too
+	rm -rf build dist ./*.egg-info
+
+.PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image daemon vm \
+	asan tsan run bench install deb rpm clean

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef OBD_IMAGE_PRIVATE_H
+#define OBD_IMAGE_PRIVATE_H
+#include <pthread.h>
+
+#include "engine.h"
+#include "read.h"
+
+struct obd_requests {
+	struct obd_request *head, *tail;
+};
+
+/*
+ * The work of one image. lock guards everything here but the atomics; it is held for list operations only, never
+ * across a read, a decode or a call of done.
+ */
+struct obd_work {
+	pthread_mutex_t lock;
+	pthread_cond_t wake;	     /**< a thread should look again */
+	pthread_cond_t gone;	     /**< a thread has ended */
+	struct obd_requests small, bulk; /**< pieces nobody has taken yet: one-piece requests, longer ones */
+	unsigned small_count;
+	unsigned since_bulk;	     /**< small pieces taken since the last bulk one, so that bulk cannot starve */
+	struct obd_piece *blocked, **blocked_tail; /**< pieces that have to wait for the disk */
+	struct obd_piece *spare;     /**< piece records to reuse */
+	struct obd_slot *ready, **ready_tail; /**< slots whose reads are done */
+	struct obd_slot *free_slots;
+	unsigned threads, idle, busy; /**< alive; asleep; busy with work that is not in blocked */
+	unsigned wakes;		     /**< sleepers that have been called and are not up yet */
+	bool stop;
+	unsigned queued; /**< atomic: pieces, slots and requests in the lists, for looking without the lock */
+};
+
+struct obd_image {
+	struct obd_layer **layers;
+	struct obd_index *index;
+	struct obd_image_info info;
+	struct obd_image_options options;
+	struct obd_events *events;
+	char *name;
+	uint32_t block_size_max; /**< largest ZFile block of any layer, 0 when all are raw */
+	unsigned small_cost_us;	 /**< what a 4 KiB read costs, roughly; decides whether waking a helper pays */
+	struct obd_work work;
+	const struct obd_engine_ops *engine; /**< NULL: psync */
+	struct obd_engine_state *engine_state;
+	struct obd_slot *slots;
+	uint8_t *slot_memory;
+	unsigned inflight, inflight_max; /**< atomic: reads in flight towards the disk */
+	pthread_mutex_t workers_lock;	 /**< guards the next three */
+	struct obd_worker *workers, *lent;
+	struct obd_counters retired; /**< of workers that are gone */
+};
+
+/* work.c */
+void obd_work_init(struct obd_image *image);
+void obd_work_deinit(struct obd_image *image);
+void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece);
+/** The slot's reads are done; some thread of ours, or whoever calls obd_image_work, will finish it. */
+void obd_work_ready(struct obd_image *image, struct obd_slot *slot);
+void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot);
+/** Puts a piece's outcome into its request and completes it with the last one. worker may be NULL (no memory). */
+void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, int result);
+
+/* slot.c */
+int obd_slots_init(struct obd_image *image);
+void obd_slots_deinit(struct obd_image *image);
+/** Plans and submits; delivers at once what needs no read. Releases the slot when its piece is complete. */
+void obd_slot_run(struct obd_worker *worker, struct obd_slot *slot);
+void obd_slot_finish(struct obd_worker *worker, struct obd_slot *slot);
+
+/* image.c */
+/** A worker that may block, made when none is idle; NULL without memory. */
+struct obd_worker *obd_image_lend(struct obd_image *image);
+void obd_image_return(struct obd_worker *worker);
+void obd_inflight_add(struct obd_image *image);
+void obd_inflight_sub(struct obd_image *image);
+void obd_report_error(struct obd_worker *worker, uint64_t offset, uint64_t count, int code);
+void obd_report_slow(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
+		     uint64_t latency_ns);
+
+uint64_t obd_now_ns(void);
+
+#endif

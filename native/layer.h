@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef OBD_LAYER_H
+#define OBD_LAYER_H
+#include "blob.h"
+#include "lsmt.h"
+#include "zfile.h"
+
+struct obd_layer {
+	struct obd_blob *blob;
+	uint64_t base;           /**< where the ZFile or the raw LSMT stream begins in the blob */
+	uint64_t stored_size;    /**< its bytes in the blob */
+	struct obd_zfile *zfile; /**< NULL: the stream is stored as it is */
+	bool tar;
+	struct obd_lsmt lsmt;
+};
+
+#endif

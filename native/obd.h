@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef OBD_H
+#define OBD_H
+/*
+ * The one public header of the native core: what Python binds (overlaybd_tcmu/ffi/native.py, same order).
+ *
+ * Rules of the boundary
+ *   - every function returns 0 (or a count) or -errno; where a struct obd_error is passed, it is filled on failure;
+ *   - nothing here calls into Python, and nothing blocks without a way to be stopped;
+ *   - offsets and counts are bytes unless the name says sector (512 bytes);
+ *   - a handle may be used by any thread; creating and destroying it is the owner's business.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#define OBD_PUBLIC __attribute__((visibility("default")))
+
+/** Bumped with every change of a struct or a signature below; Python refuses another. */
+#define OBD_ABI_VERSION 1u
+
+OBD_PUBLIC uint32_t obd_abi(void);
+/** sizeof a struct of this header by its name ("obd_error"), 0 when unknown. */
+OBD_PUBLIC size_t obd_sizeof(const char *name);
+/** Which CPU versions of the kernels were chosen, e.g. "crc32c=sse42x3 index=bucket"; static text. */
+OBD_PUBLIC const char *obd_build_info(void);
+
+/** Why something failed: a positive errno and one line naming file, field and offset. */
+struct obd_error {
+	int32_t code;
+	char text[508];
+};
+
+/* ---- events: what the data plane has to say, for the log and the audit log ---- */
+
+enum obd_event_kind {
+	OBD_EVENT_READ_ERROR = 1, /**< a range could not be read; text says why */
+	OBD_EVENT_SLOW_READ = 2,  /**< a read from a local layer file took >= 10 ms */
+	OBD_EVENT_DEVICE = 3,     /**< a front end has something to report */
+};
+
+struct obd_event {
+	uint32_t kind;
+	int32_t code;        /**< positive errno, 0 when none */
+	uint64_t offset;     /**< in the image (READ_ERROR) or in the file (SLOW_READ) */
+	uint64_t count;
+	uint64_t latency_us;
+	uint64_t dropped;    /**< events lost before this one because the queue was full */
+	char image[256];     /**< name given to obd_image_create */
+	char text[512];      /**< the layer file's path, or the cause */
+};
+
+struct obd_events;
+OBD_PUBLIC int obd_events_create(struct obd_events **ret);
+OBD_PUBLIC void obd_events_destroy(struct obd_events *events);
+/** Waits up to timeout_ms (-1: no limit). 1: *ret filled, 0: timeout, -ESHUTDOWN: stopped and drained. */
+OBD_PUBLIC int obd_events_next(struct obd_events *events, int timeout_ms, struct obd_event *ret);
+OBD_PUBLIC void obd_events_stop(struct obd_events *events);
+
+/* ---- blob: a file descriptor and (from the registry issue on) a presence map ---- */
+
+struct obd_blob;
+#define OBD_BLOB_DIRECT 1u /**< also open an O_DIRECT descriptor; silently absent where the file system has none */
+
+OBD_PUBLIC int obd_blob_open(const char *path, uint32_t flags, struct obd_blob **ret, struct obd_error *err);
+OBD_PUBLIC void obd_blob_close(struct obd_blob *blob);
+
+/* ---- layer: one read-only LSMT layer in a blob, however wrapped ---- */
+
+struct obd_layer_info {
+	uint64_t virtual_size; /**< bytes, 0 = inherits from below */
+	uint64_t stream_size;  /**< bytes of the LSMT stream, unwrapped */
+	uint64_t segments;     /**< entries without padding */
+	uint64_t memory;       /**< bytes held for the segments and the ZFile index */
+	uint32_t tar;          /**< 1: wrapped in a tar member */
+	uint32_t zfile;        /**< 0 raw, 1 lz4, 2 zstd */
+	uint32_t block_size;   /**< of the ZFile, 0 when raw */
+	uint32_t verify;       /**< 1: ZFile blocks carry a CRC */
+	uint32_t direct;       /**< 1: the blob has an O_DIRECT descriptor */
+	uint32_t sparse;       /**< 1: the layer was a sparse writable one */
+	char uuid[40];         /**< text, "" when none or invalid */
+	char parent_uuid[40];
+	char message[260];     /**< commit message, NUL-terminated */
+};
+
+struct obd_layer;
+/** Finds the wrapping by content, reads and checks the index. Owns blob from a successful return on. */
+OBD_PUBLIC int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err);
+OBD_PUBLIC void obd_layer_close(struct obd_layer *layer);
+OBD_PUBLIC void obd_layer_info(const struct obd_layer *layer, struct obd_layer_info *ret);
+
+/* ---- image: a stack of layers, read as one disk ---- */
+
+enum obd_engine { OBD_ENGINE_PSYNC = 0, OBD_ENGINE_LIBAIO = 1, OBD_ENGINE_POSIX_AIO = 2 };
+
+struct obd_image_options {
+	uint32_t engine;      /**< enum obd_engine */
+	uint32_t helpers;     /**< threads beside the front end's own for data that is at hand; 0 = none */
+	uint32_t depth;       /**< reads in flight towards the disk, at most; 0 = 64 */
+	uint32_t slow_read_us;/**< report reads slower than this; 0 = 10000 */
+};
+
+struct obd_image_info {
+	uint64_t virtual_size; /**< bytes */
+	uint64_t segments;     /**< of the merged index */
+	uint64_t mapped;       /**< bytes that come from a layer (zeroed segments not counted) */
+	uint64_t memory;       /**< bytes held for the merged index and its lookup table */
+	uint32_t layers;
+	uint32_t engine;
+};
+
+/** Counters since creation; they only grow. */
+struct obd_image_stats {
+	uint64_t reads, read_bytes, zero_bytes; /**< requests, bytes asked for, of these never mapped */
+	uint64_t errors;                        /**< requests that failed */
+	uint64_t inline_reads;                  /**< requests served by the submitting thread alone */
+	uint64_t disk_reads, disk_bytes;        /**< reads issued to layer files and their bytes */
+	uint64_t blocked;                       /**< pieces that had to wait for the disk */
+	uint64_t inflight_max;                  /**< most reads in flight towards the disk at one moment */
+	uint64_t blocks_decoded, block_hits;    /**< ZFile blocks decoded; blocks found decoded */
+	uint64_t slow_reads;
+	uint64_t threads;                       /**< helper threads alive now */
+};
+
+struct obd_image;
+/**
+ * layers[0] is the lowest. Owns the layers from a successful return on; on failure they stay the caller's.
+ * name is what log lines call the image. events may be NULL.
+ */
+OBD_PUBLIC int obd_image_create(struct obd_layer **layers, uint32_t count, const struct obd_image_options *options,
+				struct obd_events *events, const char *name, struct obd_image **ret,
+				struct obd_error *err);
+/** No request may be in flight. Joins the helpers, closes the layers. */
+OBD_PUBLIC void obd_image_destroy(struct obd_image *image);
+OBD_PUBLIC void obd_image_info(const struct obd_image *image, struct obd_image_info *ret);
+OBD_PUBLIC void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret);
+/** Blocking read of any alignment. count or -errno; -EINVAL beyond the virtual size. */
+OBD_PUBLIC int64_t obd_image_pread(struct obd_image *image, void *buf, size_t count, uint64_t offset);
+/** The next mapped range at or after offset, [*start, *end), clamped to the virtual size. 1 found, 0 none. */
+OBD_PUBLIC int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t *start, uint64_t *end);
+
+/* ---- the TCMU front end: one per device ---- */
+
+struct obd_tcmu_options {
+	int32_t uio_fd;          /**< non-blocking, libtcmu's; stays libtcmu's */
+	uint32_t block_size;     /**< bytes: 512 or 4096 (hw_block_size) */
+	uint64_t map;            /**< address of the shared mapping (mailbox, ring, data area) */
+	uint64_t map_size;
+	uint32_t max_transfer;   /**< bytes a command may carry, for VPD B0; 0 = no limit reported */
+	uint32_t read_only;      /**< 1: writes fail as write-protected, no discard is offered */
+	const char *serial_path; /**< configfs wwn/vpd_unit_serial, read at each INQUIRY; NULL = none */
+	const char *cfgstring;   /**< for the vendor-specific designator of VPD 83 */
+};
+
+struct obd_tcmu_stats {
+	uint64_t wakeups, commands, reads, others, rejected, notifies;
+	uint64_t inflight; /**< now */
+};
+
+struct obd_tcmu;
+OBD_PUBLIC int obd_tcmu_create(struct obd_image *image, const struct obd_tcmu_options *options, struct obd_tcmu **ret,
+			       struct obd_error *err);
+/** Serves until obd_tcmu_stop (0) or the device is gone (-ENODEV). Returns when nothing is in flight any more. */
+OBD_PUBLIC int obd_tcmu_run(struct obd_tcmu *tcmu);
+OBD_PUBLIC void obd_tcmu_stop(struct obd_tcmu *tcmu);
+OBD_PUBLIC void obd_tcmu_stats(const struct obd_tcmu *tcmu, struct obd_tcmu_stats *ret);
+OBD_PUBLIC void obd_tcmu_destroy(struct obd_tcmu *tcmu);
+
+#endif

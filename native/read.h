@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef OBD_READ_H
+#define OBD_READ_H
+#include "image.h"
+#include "layer.h"
+
+/*
+ * How one piece of a request becomes bytes in its iovec. Three ways through the same walk over the merged index:
+ *
+ *     obd_read_piece                 now, by preadv; a worker that must not wait gets -EAGAIN where it would have to
+ *     obd_read_plan, obd_read_finish for engines that read behind our back: first collect the reads, then, when they
+ *                                    are done, walk again and take the bytes from the slot's buffer
+ */
+
+/** A part of a request, small enough that a thread busy with it does not keep others waiting. */
+struct obd_piece {
+	struct obd_request *request;
+	uint64_t offset; /**< within the request, bytes */
+	uint64_t count;
+	struct obd_piece *next;
+};
+
+/** Counters of one worker: written by it alone, read by anybody. */
+struct obd_counters {
+	uint64_t reads, read_bytes, zero_bytes, errors, inline_reads, disk_reads, disk_bytes, blocked, blocks_decoded,
+		block_hits, slow_reads;
+};
+
+static inline void obd_count(uint64_t *counter, uint64_t more)
+{
+	__atomic_store_n(counter, *counter + more, __ATOMIC_RELAXED);
+}
+
+/** A decoded ZFile block that is kept because the next read often wants its other half. */
+struct obd_decoded {
+	const struct obd_layer *layer; /**< NULL: empty */
+	uint64_t block;
+	uint32_t valid; /**< decoded bytes from its start */
+	uint8_t *bytes;
+};
+
+enum { OBD_DECODED_SLOTS = 2, OBD_WORKER_IOV = 64 };
+
+struct obd_worker {
+	struct obd_image *image;
+	bool may_block; /**< false: the front end's own thread, a wait for the disk would hold up its ring */
+	struct obd_codec *codec;
+	uint8_t *stored; /**< compressed bytes on their way to the decoder */
+	size_t stored_size;
+	struct obd_decoded decoded[OBD_DECODED_SLOTS];
+	unsigned victim;
+	struct iovec iov[OBD_WORKER_IOV];
+	struct obd_error error; /**< why the last piece failed */
+	struct obd_counters counters;
+	struct obd_worker *next; /**< all workers of the image, for the counters */
+	struct obd_worker *idle; /**< workers that obd_image_pread lends out */
+};
+
+/** One read towards the disk, planned for a slot. */
+struct obd_io {
+	struct obd_slot *slot; /**< atomic, set last */
+	const struct obd_layer *layer;
+	uint64_t offset; /**< of the wanted bytes in the blob */
+	uint32_t count;	 /**< wanted bytes */
+	uint32_t blocks; /**< ZFile blocks they hold, 0 when raw */
+	uint64_t read_offset; /**< what is really read: aligned outwards for O_DIRECT */
+	uint32_t read_count;
+	uint8_t *buffer; /**< of read_count bytes */
+	int64_t result;	 /**< bytes or -errno */
+};
+
+enum { OBD_SLOT_IOS = 16, OBD_SLOT_BUFFER = 256 * 1024 };
+
+/** A piece that is waiting for planned reads, and the room they need. */
+struct obd_slot {
+	struct obd_image *image;
+	struct obd_piece piece;
+	uint64_t done, planned; /**< bytes of the piece: delivered; covered by the planned reads */
+	unsigned count, outstanding;
+	uint64_t since; /**< monotonic ns of submission */
+	struct obd_io io[OBD_SLOT_IOS];
+	uint8_t *buffer;
+	size_t used;
+	struct obd_slot *next;
+	void *engine; /**< the engine's own control blocks for io[] */
+};
+
+int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece);
+/** Fills slot->io from slot->done on; 0 reads mean that nothing has to be read for [done, planned). */
+int obd_read_plan(struct obd_worker *worker, struct obd_slot *slot);
+/** Delivers [done, planned) from the finished reads. */
+int obd_read_finish(struct obd_worker *worker, struct obd_slot *slot);
+/** Where a piece that wants to end near offset + count should end, so that no ZFile block is decoded twice. */
+uint64_t obd_read_cut(const struct obd_image *image, uint64_t offset, uint64_t count);
+
+#endif
