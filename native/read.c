@@ -1,0 +1,506 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The walk: merged index -> layer -> stored bytes -> iovec. No locks, no allocation; everything it writes belongs to
+ * the worker, the slot or the request.
+ */
+#include "read.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "error.h"
+#include "image_private.h"
+
+enum walk_mode { WALK_NOW, WALK_PLAN, WALK_FINISH };
+
+struct walk {
+	struct obd_worker *worker;
+	enum walk_mode mode;
+	/* where the next byte goes; unused while planning */
+	const struct iovec *iov;
+	size_t skip;
+	uint64_t done; /**< bytes of the piece behind us */
+	/* planned reads */
+	struct obd_slot *slot;
+	unsigned io;
+};
+
+/* A plan is full; not an error, and never seen outside this file. */
+enum { PLAN_FULL = -ENOBUFS };
+
+static inline uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* ---- the output side ---- */
+
+static inline void out_seek(struct walk *walk, const struct obd_request *request, uint64_t offset)
+{
+	walk->iov = request->iov;
+	while (offset && offset >= walk->iov->iov_len) {
+		offset -= walk->iov->iov_len;
+		walk->iov++;
+	}
+	walk->skip = offset;
+}
+
+static inline void *out_pointer(const struct walk *walk)
+{
+	return (uint8_t *)walk->iov->iov_base + walk->skip;
+}
+
+static inline size_t out_room(const struct walk *walk)
+{
+	return walk->iov->iov_len - walk->skip;
+}
+
+static inline void out_advance(struct walk *walk, uint64_t count)
+{
+	walk->done += count;
+	if (walk->mode == WALK_PLAN)
+		return;
+	while (count && count >= out_room(walk)) {
+		count -= out_room(walk);
+		walk->iov++;
+		walk->skip = 0;
+	}
+	walk->skip += count;
+}
+
+static void out_copy(struct walk *walk, const uint8_t *from, uint64_t count)
+{
+	while (count) {
+		size_t part = out_room(walk) < count ? out_room(walk) : (size_t)count;
+
+		memcpy(out_pointer(walk), from, part);
+		out_advance(walk, part);
+		from += part;
+		count -= part;
+	}
+}
+
+static void out_zero(struct walk *walk, uint64_t count)
+{
+	if (walk->mode == WALK_PLAN) {
+		walk->done += count;
+		return;
+	}
+	while (count) {
+		size_t part = out_room(walk) < count ? out_room(walk) : (size_t)count;
+
+		memset(out_pointer(walk), 0, part);
+		out_advance(walk, part);
+		count -= part;
+	}
+}
+
+/* The next count bytes of the output as a list in worker->iov; *covered is what fits in the list. */
+static int out_list(struct walk *walk, uint64_t count, uint64_t *covered)
+{
+	struct iovec *list = walk->worker->iov;
+	const struct iovec *iov = walk->iov;
+	size_t skip = walk->skip;
+	int used = 0;
+
+	for (*covered = 0; *covered < count && used < OBD_WORKER_IOV; iov++, skip = 0) {
+		size_t part = iov->iov_len - skip;
+
+		if (!part)
+			continue;
+		if (part > count - *covered)
+			part = (size_t)(count - *covered);
+		list[used++] = (struct iovec){(uint8_t *)iov->iov_base + skip, part};
+		*covered += part;
+	}
+	return used;
+}
+
+/* ---- the disk side ---- */
+
+/* The blocking read, timed and counted: only ever on a thread that may wait. Advances the list as it goes. */
+static int read_waiting(struct obd_worker *worker, const struct obd_layer *layer, struct iovec *list, int used,
+			uint64_t count, uint64_t offset)
+{
+	const uint64_t wanted = count, from = offset;
+	const uint64_t start = obd_now_ns();
+	int result = 0;
+
+	obd_count(&worker->counters.blocked, 1);
+	obd_inflight_add(worker->image);
+	while (count) {
+		ssize_t r = preadv(layer->blob->fd, list, used, (off_t)offset);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r <= 0) {
+			result = r ? obd_fail(&worker->error, errno, "%s: reading %llu bytes at offset %llu: %s",
+					      layer->blob->path, (unsigned long long)wanted, (unsigned long long)from,
+					      strerror(errno))
+				   : obd_fail(&worker->error, EIO,
+					      "%s: the file ends at offset %llu, %llu bytes were expected there",
+					      layer->blob->path, (unsigned long long)offset, (unsigned long long)count);
+			break;
+		}
+		count -= (uint64_t)r;
+		offset += (uint64_t)r;
+		while (r > 0 && (size_t)r >= list->iov_len) {
+			r -= (ssize_t)list->iov_len;
+			list++;
+			used--;
+		}
+		if (r > 0) {
+			list->iov_base = (uint8_t *)list->iov_base + r;
+			list->iov_len -= (size_t)r;
+		}
+	}
+	obd_inflight_sub(worker->image);
+	obd_report_slow(worker, layer, from, wanted, obd_now_ns() - start);
+	return result;
+}
+
+/* Reads into worker->iov[0, used): at once when the page cache has it, else by waiting, else -EAGAIN. */
+static int read_list(struct obd_worker *worker, const struct obd_layer *layer, int used, uint64_t count,
+		     uint64_t offset)
+{
+	const struct obd_blob *blob = layer->blob;
+	ssize_t r = -1;
+
+	obd_count(&worker->counters.disk_reads, 1);
+	obd_count(&worker->counters.disk_bytes, count);
+	if (blob->memory)
+		r = used == 1 ? pread(blob->fd, worker->iov[0].iov_base, (size_t)count, (off_t)offset)
+			      : preadv(blob->fd, worker->iov, used, (off_t)offset);
+	else if (blob->nowait)
+		r = preadv2(blob->fd, worker->iov, used, (off_t)offset, RWF_NOWAIT);
+	if (r == (ssize_t)count)
+		return 0;
+	if (!worker->may_block && !blob->memory)
+		return -EAGAIN;
+	return read_waiting(worker, layer, worker->iov, used, count, offset);
+}
+
+/* ---- planning ---- */
+
+static int plan_read(struct walk *walk, const struct obd_layer *layer, uint64_t offset, uint64_t count, uint64_t blocks)
+{
+	struct obd_slot *slot = walk->slot;
+	const uint64_t align = walk->worker->image->engine->direct ? OBD_DIRECT_ALIGN : 1;
+	const uint64_t first = offset & ~(align - 1);
+	const uint64_t last = (offset + count + align - 1) & ~(align - 1);
+	struct obd_io *io = &slot->io[slot->count];
+
+	if (slot->count == OBD_SLOT_IOS || last - first > OBD_SLOT_BUFFER - slot->used)
+		return PLAN_FULL;
+	*io = (struct obd_io){
+		.layer = layer,
+		.offset = offset,
+		.count = (uint32_t)count,
+		.blocks = (uint32_t)blocks,
+		.read_offset = first,
+		.read_count = (uint32_t)(last - first),
+		.buffer = slot->buffer + slot->used,
+	};
+	slot->used += (last - first + OBD_DIRECT_ALIGN - 1) & ~(uint64_t)(OBD_DIRECT_ALIGN - 1);
+	slot->count++;
+	obd_count(&walk->worker->counters.disk_reads, 1);
+	obd_count(&walk->worker->counters.disk_bytes, count);
+	return 0;
+}
+
+/* The wanted bytes of the next finished read. */
+static int take_planned(struct walk *walk, const struct obd_io **ret, const uint8_t **bytes)
+{
+	const struct obd_io *io = &walk->slot->io[walk->io++];
+	const uint64_t skip = io->offset - io->read_offset;
+
+	if (io->result < 0)
+		return obd_fail(&walk->worker->error, (int)-io->result, "%s: reading %u bytes at offset %llu: %s",
+				io->layer->blob->path, io->count, (unsigned long long)io->offset,
+				strerror((int)-io->result));
+	if ((uint64_t)io->result < skip + io->count)
+		return obd_fail(&walk->worker->error, EIO,
+				"%s: the file ends at offset %llu, %u bytes were expected at offset %llu",
+				io->layer->blob->path, (unsigned long long)(io->read_offset + (uint64_t)io->result),
+				io->count, (unsigned long long)io->offset);
+	*ret = io;
+	*bytes = io->buffer + skip;
+	return 0;
+}
+
+/* ---- a layer stored as it is ---- */
+
+static int raw_data(struct walk *walk, const struct obd_layer *layer, uint64_t offset, uint64_t count)
+{
+	offset += layer->base;
+	while (count) {
+		uint64_t part = count;
+		int r;
+
+		if (walk->mode == WALK_NOW) {
+			int used = 1;
+
+			if (out_room(walk) >= count)
+				walk->worker->iov[0] = (struct iovec){out_pointer(walk), (size_t)count};
+			else
+				used = out_list(walk, count, &part);
+			r = read_list(walk->worker, layer, used, part, offset);
+			if (r)
+				return r;
+			out_advance(walk, part);
+		} else if (walk->mode == WALK_PLAN) {
+			/* two aligned ends may add up to two alignment units to what is asked for */
+			part = min_u64(count, OBD_SLOT_BUFFER - 2 * OBD_DIRECT_ALIGN);
+			r = plan_read(walk, layer, offset, part, 0);
+			if (r)
+				return r;
+			out_advance(walk, part);
+		} else {
+			const struct obd_io *io;
+			const uint8_t *bytes;
+
+			r = take_planned(walk, &io, &bytes);
+			if (r)
+				return r;
+			part = io->count;
+			out_copy(walk, bytes, part);
+		}
+		offset += part;
+		count -= part;
+	}
+	return 0;
+}
+
+/* ---- a layer in a ZFile ---- */
+
+static struct obd_decoded *decoded_find(struct obd_worker *worker, const struct obd_layer *layer, uint64_t block)
+{
+	for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
+		if (worker->decoded[i].block == block && worker->decoded[i].layer == layer)
+			return &worker->decoded[i];
+	return NULL;
+}
+
+static int decode_failed(struct obd_worker *worker, const struct obd_layer *layer, uint64_t block, int code)
+{
+	return obd_fail(&worker->error, -code, "%s: block %llu (stored at offset %llu): %s", layer->blob->path,
+			(unsigned long long)block,
+			(unsigned long long)(layer->base + obd_zfile_at(layer->zfile, block)),
+			code == -EUCLEAN ? "checksum does not match" : "payload does not decode to the block's length");
+}
+
+/* Delivers [in, in + take) of one block from its stored bytes. */
+static int decode_block(struct walk *walk, const struct obd_layer *layer, uint64_t block, const uint8_t *stored,
+			size_t stored_count, uint32_t in, uint32_t take)
+{
+	struct obd_worker *worker = walk->worker;
+	const uint32_t length = obd_zfile_block_length(layer->zfile, block);
+	struct obd_decoded *slot;
+	uint32_t need = in + take;
+	int r;
+
+	obd_count(&worker->counters.blocks_decoded, 1);
+	if (take == length && out_room(walk) >= take) {
+		r = obd_zfile_decode(layer->zfile, worker->codec, block, stored, stored_count, out_pointer(walk),
+				     length, length);
+		if (r < 0)
+			return decode_failed(worker, layer, block, r);
+		out_advance(walk, take);
+		return 0;
+	}
+	slot = decoded_find(worker, layer, block);
+	if (slot) {
+		/* wanted again, further on: somebody reads it in order, and the rest will be wanted too */
+		need = length;
+	} else {
+		slot = &worker->decoded[worker->victim];
+		worker->victim = (worker->victim + 1) % OBD_DECODED_SLOTS;
+	}
+	slot->layer = NULL;
+	r = obd_zfile_decode(layer->zfile, worker->codec, block, stored, stored_count, slot->bytes,
+			     worker->image->block_size_max, need);
+	if (r < 0)
+		return decode_failed(worker, layer, block, r);
+	*slot = (struct obd_decoded){.layer = layer, .block = block, .valid = (uint32_t)r, .bytes = slot->bytes};
+	out_copy(walk, slot->bytes + in, take);
+	return 0;
+}
+
+/* Stored bytes of blocks [block, *stop): reads, plans or takes them. *stop may come back smaller. */
+static int zfile_fetch(struct walk *walk, const struct obd_layer *layer, uint64_t block, uint64_t *stop,
+		       const uint8_t **bytes)
+{
+	struct obd_worker *worker = walk->worker;
+	const struct obd_zfile *zfile = layer->zfile;
+	const uint64_t at = obd_zfile_at(zfile, block);
+	uint64_t count;
+
+	if (walk->mode == WALK_FINISH) {
+		const struct obd_io *io;
+		int r = take_planned(walk, &io, bytes);
+
+		if (!r)
+			*stop = block + io->blocks;
+		return r;
+	}
+	if (*stop - block > 1) {
+		uint64_t fit = worker->stored_size / zfile->stored_max;
+
+		if (*stop - block > fit)
+			*stop = block + fit;
+	}
+	count = obd_zfile_at(zfile, *stop) - at;
+	if (walk->mode == WALK_PLAN)
+		return plan_read(walk, layer, layer->base + at, count, *stop - block);
+	worker->iov[0] = (struct iovec){worker->stored, (size_t)count};
+	*bytes = worker->stored;
+	return read_list(worker, layer, 1, count, layer->base + at);
+}
+
+static int zfile_data(struct walk *walk, const struct obd_layer *layer, uint64_t offset, uint64_t count)
+{
+	const struct obd_zfile *zfile = layer->zfile;
+
+	while (count) {
+		uint64_t block = offset >> zfile->block_shift;
+		uint32_t in = (uint32_t)(offset & (zfile->block_size - 1));
+		uint64_t stop = ((offset + count - 1) >> zfile->block_shift) + 1;
+		const uint8_t *bytes = NULL;
+		int r;
+
+		if (walk->mode == WALK_NOW && (in || count < zfile->block_size)) {
+			const struct obd_decoded *hit = decoded_find(walk->worker, layer, block);
+			uint64_t take = min_u64(count, zfile->block_size - in);
+
+			if (hit && hit->valid >= in + take) {
+				obd_count(&walk->worker->counters.block_hits, 1);
+				out_copy(walk, hit->bytes + in, take);
+				offset += take;
+				count -= take;
+				continue;
+			}
+		}
+		r = zfile_fetch(walk, layer, block, &stop, &bytes);
+		if (r)
+			return r;
+		if (walk->mode == WALK_PLAN) {
+			uint64_t covered = min_u64(count, (stop << zfile->block_shift) - offset);
+
+			out_advance(walk, covered);
+			offset += covered;
+			count -= covered;
+			continue;
+		}
+		for (uint64_t at = obd_zfile_at(zfile, block); block < stop; block++, in = 0) {
+			uint64_t next = obd_zfile_at(zfile, block + 1);
+			uint32_t take = (uint32_t)min_u64(count, zfile->block_size - in);
+
+			r = decode_block(walk, layer, block, bytes, (size_t)(next - at), in, take);
+			if (r)
+				return r;
+			bytes += next - at;
+			at = next;
+			offset += take;
+			count -= take;
+		}
+	}
+	return 0;
+}
+
+/* ---- the merged index ---- */
+
+static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
+{
+	struct obd_image *image = walk->worker->image;
+	const struct obd_segments *segments = &image->index->segments;
+	const uint64_t end = offset + count;
+	size_t i = obd_index_find(image->index, offset >> 9);
+
+	while (offset < end) {
+		uint64_t start = end, stop = end;
+		int r = 0;
+
+		if (i < segments->count) {
+			start = obd_key_sector(segments->key[i]) << 9;
+			stop = min_u64(obd_key_end(segments->key[i]) << 9, end);
+		}
+		if (start > offset) {
+			uint64_t hole = min_u64(start, end) - offset;
+
+			out_zero(walk, hole);
+			if (walk->mode != WALK_PLAN)
+				obd_count(&walk->worker->counters.zero_bytes, hole);
+			offset += hole;
+			continue;
+		}
+		if (obd_map_zeroed(segments->map[i])) {
+			out_zero(walk, stop - offset);
+		} else {
+			const struct obd_layer *layer = image->layers[obd_map_layer(segments->map[i])];
+			uint64_t from = (obd_map_msector(segments->map[i]) << 9) + (offset - start);
+
+			r = layer->zfile ? zfile_data(walk, layer, from, stop - offset)
+					 : raw_data(walk, layer, from, stop - offset);
+		}
+		if (r)
+			return r;
+		offset = stop;
+		i++;
+	}
+	return 0;
+}
+
+int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
+{
+	struct walk walk = {.worker = worker, .mode = WALK_NOW};
+
+	out_seek(&walk, piece->request, piece->offset);
+	return walk_range(&walk, piece->request->offset + piece->offset, piece->count);
+}
+
+int obd_read_plan(struct obd_worker *worker, struct obd_slot *slot)
+{
+	struct walk walk = {.worker = worker, .mode = WALK_PLAN, .slot = slot, .done = slot->done};
+	const struct obd_piece *piece = &slot->piece;
+	int r;
+
+	slot->count = 0;
+	slot->used = 0;
+	r = walk_range(&walk, piece->request->offset + piece->offset + slot->done, piece->count - slot->done);
+	slot->planned = walk.done;
+	return r == PLAN_FULL ? 0 : r;
+}
+
+int obd_read_finish(struct obd_worker *worker, struct obd_slot *slot)
+{
+	struct walk walk = {.worker = worker, .mode = WALK_FINISH, .slot = slot, .done = slot->done};
+	const struct obd_piece *piece = &slot->piece;
+	int r;
+
+	out_seek(&walk, piece->request, piece->offset + slot->done);
+	r = walk_range(&walk, piece->request->offset + piece->offset + slot->done, slot->planned - slot->done);
+	slot->done = walk.done;
+	return r;
+}
+
+uint64_t obd_read_cut(const struct obd_image *image, uint64_t offset, uint64_t count)
+{
+	const struct obd_segments *segments = &image->index->segments;
+	const uint64_t end = offset + count;
+	const struct obd_layer *layer;
+	uint64_t start, in;
+	size_t i = obd_index_find(image->index, end >> 9);
+
+	if (i == segments->count)
+		return count;
+	start = obd_key_sector(segments->key[i]) << 9;
+	layer = image->layers[obd_map_layer(segments->map[i])];
+	if (start > end || obd_map_zeroed(segments->map[i]) || !layer->zfile)
+		return count;
+	in = ((obd_map_msector(segments->map[i]) << 9) + (end - start)) & (layer->zfile->block_size - 1);
+	/* the block begins in an earlier segment, or before this piece: nothing is won by moving */
+	if (in > end - start || in >= count)
+		return count;
+	return count - in;
+}

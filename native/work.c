@@ -1,0 +1,512 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who does the work of an image. A request is cut into pieces of about 128 KiB; pieces are taken by
+ *
+ *     the front end's thread   inline, as long as it need not wait for the disk
+ *     helpers                  what the front end's thread would take too long over, on the other cores
+ *     more threads, on demand  pieces that wait for the disk, one thread each, up to options.depth
+ *
+ * All three are the same loop. Threads start when there is work for them and end after ten idle seconds, so an idle
+ * device has none. One-piece requests are served before longer ones: a long command does not delay a short one.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "image_private.h"
+
+enum {
+	PIECE = 128 * 1024,
+	CLAIM_MAX = 4,		/* small pieces taken under one lock */
+	BULK_TURN = 8,		/* every so many small pieces a bulk one is served */
+	IDLE_S = 10,
+	STACK = 256 * 1024,
+	WORTH_A_WAKE_US = 12,	/* waking a sleeping thread costs about this much until it works */
+	SPIN_MAX_US = 60,
+};
+
+struct claim {
+	struct obd_piece pieces[CLAIM_MAX];
+	unsigned count;
+	struct obd_slot *ready;	   /* a slot whose reads are done */
+	struct obd_slot *slot;	   /* a fresh slot for pieces[0] */
+	struct obd_piece *waiting; /* a piece that has to wait for the disk */
+};
+
+/* ---- lists; the lock is held ---- */
+
+static void requests_push(struct obd_requests *list, struct obd_request *request)
+{
+	request->next = NULL;
+	if (list->tail)
+		list->tail->next = request;
+	else
+		list->head = request;
+	list->tail = request;
+}
+
+static void requests_pop(struct obd_requests *list)
+{
+	list->head = list->head->next;
+	if (!list->head)
+		list->tail = NULL;
+}
+
+static inline void queued_add(struct obd_work *work, unsigned count)
+{
+	__atomic_store_n(&work->queued, work->queued + count, __ATOMIC_RELAXED);
+}
+
+static inline void queued_sub(struct obd_work *work, unsigned count)
+{
+	__atomic_store_n(&work->queued, work->queued - count, __ATOMIC_RELAXED);
+}
+
+static void take_small(struct obd_work *work, struct claim *claim)
+{
+	struct obd_request *request = work->small.head;
+
+	requests_pop(&work->small);
+	work->small_count--;
+	work->since_bulk++;
+	claim->pieces[claim->count++] = (struct obd_piece){.request = request, .offset = 0, .count = request->count};
+	queued_sub(work, 1);
+}
+
+static void take_bulk(struct obd_image *image, struct claim *claim)
+{
+	struct obd_work *work = &image->work;
+	struct obd_request *request = work->bulk.head;
+	uint64_t left = request->count - request->issued, count = left;
+
+	work->since_bulk = 0;
+	if (left > PIECE + PIECE / 2)
+		count = obd_read_cut(image, request->offset + request->issued, PIECE);
+	claim->pieces[claim->count++] =
+		(struct obd_piece){.request = request, .offset = request->issued, .count = count};
+	request->issued += count;
+	if (count == left) {
+		requests_pop(&work->bulk);
+		queued_sub(work, 1);
+	} else {
+		/* one more piece is known to be there: whoever takes the last one still has to count down to zero */
+		__atomic_add_fetch(&request->pending, 1, __ATOMIC_RELAXED);
+	}
+}
+
+/* Takes the most urgent work this thread may do. helper: a thread of ours. false: nothing. */
+static bool claim_work(struct obd_image *image, struct claim *claim, bool helper)
+{
+	struct obd_work *work = &image->work;
+	unsigned want;
+
+	claim->count = 0;
+	claim->ready = claim->slot = NULL;
+	claim->waiting = NULL;
+	if (work->ready) {
+		claim->ready = work->ready;
+		work->ready = claim->ready->next;
+		if (!work->ready)
+			work->ready_tail = &work->ready;
+		queued_sub(work, 1);
+		return true;
+	}
+	if (helper && work->blocked) {
+		claim->waiting = work->blocked;
+		work->blocked = claim->waiting->next;
+		if (!work->blocked)
+			work->blocked_tail = &work->blocked;
+		queued_sub(work, 1);
+		return true;
+	}
+	if (helper && !image->engine && work->busy >= image->options.helpers)
+		return false;
+	if (image->engine) {
+		if (!work->free_slots)
+			return false;
+		want = 1;
+	} else {
+		want = 1 + work->small_count / 4;
+		if (want > CLAIM_MAX)
+			want = CLAIM_MAX;
+	}
+	if (work->bulk.head && (!work->small.head || work->since_bulk >= BULK_TURN))
+		take_bulk(image, claim);
+	else
+		while (work->small.head && claim->count < want)
+			take_small(work, claim);
+	if (!claim->count)
+		return false;
+	if (image->engine) {
+		claim->slot = work->free_slots;
+		work->free_slots = claim->slot->next;
+	}
+	return true;
+}
+
+/* ---- doing it ---- */
+
+void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, int result)
+{
+	struct obd_request *request = piece->request;
+
+	if (result) {
+		int none = 0;
+
+		if (worker)
+			obd_count(&worker->counters.errors, 1);
+		__atomic_compare_exchange_n(&request->result, &none, result, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+		if (worker)
+			obd_report_error(worker, request->offset + piece->offset, piece->count, -result);
+	}
+	if (__atomic_sub_fetch(&request->pending, 1, __ATOMIC_ACQ_REL) == 0)
+		request->done(request);
+}
+
+static void serve_piece(struct obd_worker *worker, const struct obd_piece *piece)
+{
+	int r = obd_read_piece(worker, piece);
+
+	if (r == -EAGAIN && !worker->may_block)
+		obd_work_blocked(worker->image, piece);
+	else
+		obd_piece_done(worker, piece, r);
+}
+
+static void serve_claim(struct obd_worker *worker, struct claim *claim)
+{
+	struct obd_image *image = worker->image;
+
+	if (claim->ready) {
+		obd_slot_finish(worker, claim->ready);
+	} else if (claim->waiting) {
+		serve_piece(worker, claim->waiting);
+		pthread_mutex_lock(&image->work.lock);
+		claim->waiting->next = image->work.spare;
+		image->work.spare = claim->waiting;
+		pthread_mutex_unlock(&image->work.lock);
+	} else if (claim->slot) {
+		claim->slot->piece = claim->pieces[0];
+		claim->slot->done = 0;
+		obd_slot_run(worker, claim->slot);
+	} else {
+		for (unsigned i = 0; i < claim->count; i++)
+			serve_piece(worker, &claim->pieces[i]);
+	}
+}
+
+/* ---- threads ---- */
+
+static void *helper_main(void *argument);
+
+/* Everything a thread needs is made before it starts, so that a thread that exists can always work. */
+static bool start_thread(struct obd_image *image)
+{
+	struct obd_worker *worker;
+	sigset_t all, old;
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r;
+
+	if (obd_worker_create(image, &worker))
+		return false;
+	worker->may_block = true;
+	/* signals are for Python's main thread */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	r = pthread_create(&thread, &attr, helper_main, worker);
+	pthread_attr_destroy(&attr);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r)
+		obd_worker_destroy(worker);
+	return r == 0;
+}
+
+/* false: no thread will look, and none could be started. Called with the lock held. */
+static bool wake_one(struct obd_image *image)
+{
+	struct obd_work *work = &image->work;
+
+	if (work->idle > work->wakes) {
+		work->wakes++;
+		pthread_cond_signal(&work->wake);
+		return true;
+	}
+	if (work->threads < image->options.depth && start_thread(image)) {
+		work->threads++;
+		work->idle++; /* it counts as called and not up yet */
+		work->wakes++;
+		return true;
+	}
+	return work->threads > 0; /* those that are there will get to it */
+}
+
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
+/* Looks for new work without sleeping. A thread that found some that way will try longer next time. */
+static bool spin(struct obd_work *work, unsigned *budget_us)
+{
+	const uint64_t until = obd_now_ns() + *budget_us * UINT64_C(1000);
+
+	do {
+		for (int i = 0; i < 32; i++) {
+			if (__atomic_load_n(&work->queued, __ATOMIC_RELAXED)) {
+				*budget_us = *budget_us * 2 + 5 < SPIN_MAX_US ? *budget_us * 2 + 5 : SPIN_MAX_US;
+				return true;
+			}
+			relax();
+		}
+	} while (obd_now_ns() < until);
+	*budget_us /= 2;
+	return false;
+}
+
+/* Sleeps until woken. false: nobody wanted this thread for a while. Called with the lock held. */
+static bool sleep_idle(struct obd_work *work)
+{
+	struct timespec until;
+	int r = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += IDLE_S;
+	work->idle++;
+	while (!work->wakes && !work->stop && r != ETIMEDOUT)
+		r = pthread_cond_timedwait(&work->wake, &work->lock, &until);
+	work->idle--;
+	if (work->wakes) {
+		work->wakes--;
+		return true;
+	}
+	return work->stop;
+}
+
+static void helper_loop(struct obd_image *image, struct obd_worker *worker)
+{
+	struct obd_work *work = &image->work;
+	unsigned spin_us = SPIN_MAX_US / 2;
+	struct claim claim;
+
+	pthread_mutex_lock(&work->lock);
+	work->idle--;
+	if (work->wakes)
+		work->wakes--;
+	for (;;) {
+		if (claim_work(image, &claim, true)) {
+			bool counted = !claim.waiting;
+
+			work->busy += counted;
+			pthread_mutex_unlock(&work->lock);
+			serve_claim(worker, &claim);
+			pthread_mutex_lock(&work->lock);
+			work->busy -= counted;
+			continue;
+		}
+		if (work->stop)
+			return;
+		if (!image->engine && work->busy < image->options.helpers) {
+			bool found;
+
+			work->busy++; /* the one that spins is the one that will help */
+			pthread_mutex_unlock(&work->lock);
+			found = spin(work, &spin_us);
+			pthread_mutex_lock(&work->lock);
+			work->busy--;
+			if (found || work->queued)
+				continue;
+		}
+		if (!sleep_idle(work))
+			return;
+	}
+}
+
+static void *helper_main(void *argument)
+{
+	struct obd_worker *worker = argument;
+	struct obd_image *image = worker->image;
+
+	pthread_setname_np(pthread_self(), "obd-helper");
+	helper_loop(image, worker);
+	pthread_mutex_unlock(&image->work.lock);
+	obd_worker_destroy(worker);
+	pthread_mutex_lock(&image->work.lock);
+	image->work.threads--;
+	pthread_cond_broadcast(&image->work.gone);
+	pthread_mutex_unlock(&image->work.lock);
+	return NULL;
+}
+
+/* ---- handing work over ---- */
+
+/* Nobody else can: better to hold up the front end than to lose its command. */
+static void serve_here(struct obd_image *image, const struct obd_piece *piece)
+{
+	struct obd_worker *worker = obd_image_lend(image);
+
+	obd_piece_done(worker, piece, worker ? obd_read_piece(worker, piece) : -ENOMEM);
+	obd_image_return(worker);
+}
+
+void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece)
+{
+	struct obd_work *work = &image->work;
+	struct obd_piece *record;
+	bool queued = false;
+
+	pthread_mutex_lock(&work->lock);
+	record = work->spare;
+	if (record)
+		work->spare = record->next;
+	else
+		record = malloc(sizeof(*record));
+	if (record && wake_one(image)) {
+		*record = *piece;
+		record->next = NULL;
+		*work->blocked_tail = record;
+		work->blocked_tail = &record->next;
+		queued_add(work, 1);
+		queued = true;
+	} else if (record) {
+		record->next = work->spare;
+		work->spare = record;
+	}
+	pthread_mutex_unlock(&work->lock);
+	if (!queued)
+		serve_here(image, piece);
+}
+
+void obd_work_ready(struct obd_image *image, struct obd_slot *slot)
+{
+	struct obd_work *work = &image->work;
+
+	pthread_mutex_lock(&work->lock);
+	slot->next = NULL;
+	*work->ready_tail = slot;
+	work->ready_tail = &slot->next;
+	queued_add(work, 1);
+	if (work->busy + work->wakes < image->options.helpers || !(work->busy + work->wakes))
+		wake_one(image);
+	pthread_mutex_unlock(&work->lock);
+}
+
+void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot)
+{
+	struct obd_work *work = &image->work;
+
+	pthread_mutex_lock(&work->lock);
+	slot->next = work->free_slots;
+	work->free_slots = slot;
+	/* a piece may have found no slot a moment ago, and its submitter gone back to sleep */
+	if ((work->small.head || work->bulk.head) && !(work->busy + work->wakes))
+		wake_one(image);
+	pthread_mutex_unlock(&work->lock);
+}
+
+static inline bool is_small(const struct obd_request *request)
+{
+	return request->count <= PIECE + PIECE / 2;
+}
+
+void obd_image_submit(struct obd_image *image, struct obd_worker *worker, struct obd_request **batch, unsigned count)
+{
+	struct obd_work *work = &image->work;
+	unsigned cost_us = 0;
+
+	obd_count(&worker->counters.reads, count);
+	for (unsigned i = 0; i < count; i++) {
+		obd_count(&worker->counters.read_bytes, batch[i]->count);
+		batch[i]->result = 0;
+		batch[i]->issued = 0;
+		__atomic_store_n(&batch[i]->pending, 1, __ATOMIC_RELAXED);
+		cost_us += image->small_cost_us + (unsigned)(batch[i]->count / 16384);
+	}
+	if (count == 1 && is_small(batch[0]) && !image->engine &&
+	    !__atomic_load_n(&work->queued, __ATOMIC_RELAXED)) {
+		struct obd_piece piece = {.request = batch[0], .offset = 0, .count = batch[0]->count};
+
+		obd_count(&worker->counters.inline_reads, 1);
+		serve_piece(worker, &piece);
+		return;
+	}
+	pthread_mutex_lock(&work->lock);
+	for (unsigned i = 0; i < count; i++) {
+		if (is_small(batch[i])) {
+			requests_push(&work->small, batch[i]);
+			work->small_count++;
+		} else {
+			requests_push(&work->bulk, batch[i]);
+		}
+	}
+	queued_add(work, count);
+	if (work->busy + work->wakes < image->options.helpers && cost_us >= WORTH_A_WAKE_US && !image->engine)
+		wake_one(image);
+	pthread_mutex_unlock(&work->lock);
+}
+
+bool obd_image_work(struct obd_image *image, struct obd_worker *worker)
+{
+	struct obd_work *work = &image->work;
+	struct claim claim;
+	bool got, more;
+
+	if (!__atomic_load_n(&work->queued, __ATOMIC_RELAXED))
+		return false;
+	pthread_mutex_lock(&work->lock);
+	got = claim_work(image, &claim, false);
+	more = work->small.head || work->bulk.head || work->ready;
+	pthread_mutex_unlock(&work->lock);
+	if (got)
+		serve_claim(worker, &claim);
+	return got && more;
+}
+
+void obd_work_init(struct obd_image *image)
+{
+	struct obd_work *work = &image->work;
+	pthread_mutexattr_t mutex;
+	pthread_condattr_t cond;
+
+	/* held for a few list operations: spinning a little beats sleeping */
+	pthread_mutexattr_init(&mutex);
+	pthread_mutexattr_settype(&mutex, PTHREAD_MUTEX_ADAPTIVE_NP);
+	pthread_mutex_init(&work->lock, &mutex);
+	pthread_mutexattr_destroy(&mutex);
+	pthread_condattr_init(&cond);
+	pthread_condattr_setclock(&cond, CLOCK_MONOTONIC);
+	pthread_cond_init(&work->wake, &cond);
+	pthread_cond_init(&work->gone, &cond);
+	pthread_condattr_destroy(&cond);
+	work->blocked_tail = &work->blocked;
+	work->ready_tail = &work->ready;
+}
+
+void obd_work_deinit(struct obd_image *image)
+{
+	struct obd_work *work = &image->work;
+
+	pthread_mutex_lock(&work->lock);
+	work->stop = true;
+	pthread_cond_broadcast(&work->wake);
+	while (work->threads)
+		pthread_cond_wait(&work->gone, &work->lock);
+	pthread_mutex_unlock(&work->lock);
+	while (work->spare) {
+		struct obd_piece *next = work->spare->next;
+
+		free(work->spare);
+		work->spare = next;
+	}
+	pthread_cond_destroy(&work->gone);
+	pthread_cond_destroy(&work->wake);
+	pthread_mutex_destroy(&work->lock);
+}
