@@ -6,6 +6,8 @@ PREFIX ?= /opt/overlaybd
 DESTDIR ?=
 PY = build/venv/bin/python
 PYTEST = $(PY) -m pytest
+# black reads no setup.cfg.
+BLACK = $(PY) -m black --quiet --line-length 100
 CHECKED = overlaybd_tcmu tests packaging native/build_backend.py
 CORE = build/native/libobd.so
 export PYTHON
@@ -43,7 +45,7 @@ test: build lint unit native image daemon asan tsan vm ## everything that must h
 check: build lint unit native image daemon ## the floors that take less than two minutes
 
 lint: build/.setup ## formatting, style, types
-	$(PY) -m black --check --quiet $(CHECKED) || { echo "black: 'make format' mends it"; exit 1; }
+	$(BLACK) --check $(CHECKED) || { echo "black: 'make format' mends it"; exit 1; }
 	$(PY) -m isort --check-only --quiet $(CHECKED) || { echo "isort: 'make format' mends it"; exit 1; }
 	$(PY) -m flake8 $(CHECKED)
 	$(PY) -m mypy overlaybd_tcmu
@@ -51,7 +53,7 @@ lint: build/.setup ## formatting, style, types
 
 format: build/.setup ## lay out Python and C as lint wants it
 	$(PY) -m isort --quiet $(CHECKED)
-	$(PY) -m black --quiet $(CHECKED)
+	$(BLACK) $(CHECKED)
 	build/venv/bin/clang-format -i native/*.[ch]
 
 unit native image daemon: build

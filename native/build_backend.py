@@ -20,7 +20,14 @@ from setuptools.build_meta import (  # noqa: F401  hooks that need nothing of ou
 )
 
 CORE = pathlib.Path("build/native/libobd.so")
-SOURCES = ["native", "overlaybd_tcmu", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"]
+SOURCES = [
+    "native",
+    "overlaybd_tcmu",
+    "setup.cfg",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+]
 
 
 def get_requires_for_build_wheel(config_settings=None):

@@ -2,10 +2,10 @@
 """
 Writes a launcher for every program of setup.cfg.
 
-    launchers.py build/bin                      for the checkout: its venv, its sources
-    launchers.py DIR PYTHON PACKAGE_FOLDER      for an installation, PACKAGE_FOLDER from DIR's parent
+    launchers.py FOLDER                  for the checkout: its venv, its sources
+    launchers.py FOLDER PYTHON PACKAGES  for an installation; PACKAGES is relative to FOLDER
 
-Each finds its files from where it lies itself, so that a checkout may be moved or mounted elsewhere.
+Each finds its files from where it lies itself: a checkout may be moved or mounted elsewhere.
 """
 
 import configparser
@@ -26,9 +26,9 @@ from {module} import {function}; sys.exit({function}())' "$@"
 
 INSTALLED = """\
 #!{python}
-import os, sys; sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "{folder}"))
+import os, sys; sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "{packages}"))
 from {module} import {function}; sys.exit({function}())
-"""
+"""  # noqa: E501
 
 
 def programs():
@@ -55,4 +55,4 @@ if __name__ == "__main__":
         write(pathlib.Path(sys.argv[1]), CHECKOUT)
         (ROOT / "build" / ".launchers").touch()
     else:
-        write(pathlib.Path(sys.argv[1]), INSTALLED, python=sys.argv[2], folder=sys.argv[3])
+        write(pathlib.Path(sys.argv[1]), INSTALLED, python=sys.argv[2], packages=sys.argv[3])

@@ -14,7 +14,7 @@ import signal
 import pytest
 
 from overlaybd_tcmu import errors
-from overlaybd_tcmu.ffi import core, load
+from overlaybd_tcmu.ffi import core
 
 FLOORS = {"unit", "native", "image", "daemon", "vm", "bench"}
 NEED_CORE = {"native", "image", "daemon", "bench"}
@@ -23,9 +23,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--seed", type=int, help="repeats the random choices of an earlier run"
-    )
+    parser.addoption("--seed", type=int, help="repeats the random choices of an earlier run")
 
 
 def pytest_configure(config):
@@ -56,18 +54,14 @@ def _require_core():
         core.library()
     except errors.LibraryError as error:
         hint = "run 'make build'; for a sanitizer's build, tests/support/sanitized"
-        raise pytest.UsageError(
-            f"{error}\nThese tests need the native core: {hint}"
-        ) from None
+        raise pytest.UsageError(f"{error}\nThese tests need the native core: {hint}") from None
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.failed and {"seed", "rng"} & set(getattr(item, "fixturenames", ())):
-        report.sections.append(
-            ("seed", f"--seed {item.config.option.seed} repeats this")
-        )
+        report.sections.append(("seed", f"--seed {item.config.option.seed} repeats this"))
 
 
 @pytest.fixture(scope="session")
