@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel starts from: a static busybox, the virtio drivers, init, and the agent. 2.3 MB, made in milliseconds.
+
+The cloud kernel has ext4 built in but virtio-blk only as a module, so the root image needs these few files before it.
+"""
+from __future__ import annotations
+
+import pathlib
+from typing import Dict, Tuple
+
+HERE = pathlib.Path(__file__).parent
+
+INIT = """#!/bin/busybox sh
+box=/bin/busybox
+$box mount -t devtmpfs dev /dev
+for module in /modules/*; do $box insmod $module; done
+$box mount -t ext4 -o noatime /dev/vda /root || { echo "init: no root file system"; $box poweroff -f; }
+$box mount -o move /dev /root/dev
+$box mkdir -p /root/dev/pts /root/dev/shm
+$box mount -t devpts pts /root/dev/pts
+$box mount -t proc proc /root/proc
+$box mount -t sysfs sys /root/sys
+for folder in dev/shm run tmp; do $box mount -t tmpfs tmp /root/$folder; done
+$box hostname vm
+$box mkdir /root/run/agent
+$box cp /agent/* /root/run/agent/
+exec $box switch_root /root /usr/bin/python3 -S -B /run/agent/agent.py
+"""
+
+FOLDERS = ("bin", "dev", "root", "modules", "agent")
+DIRECTORY = 0o040755
+PROGRAM = 0o100755
+
+
+def build(boot_folder: pathlib.Path) -> bytes:
+    """An initrd from what rootfs.py set aside for it: busybox, and modules in the order of loading."""
+    files: Dict[str, bytes] = {"init": INIT.encode()}
+    files["bin/busybox"] = (boot_folder / "busybox").read_bytes()
+    for module in sorted((boot_folder / "modules").iterdir()):
+        files[f"modules/{module.name}"] = module.read_bytes()
+    for name in ("agent.py", "protocol.py"):
+        files[f"agent/{name}"] = (HERE / name).read_bytes()
+    entries = [(name, DIRECTORY, b"") for name in FOLDERS]
+    entries += [(name, PROGRAM, data) for name, data in files.items()]
+    return _cpio(entries)
+
+
+def _cpio(entries: list[Tuple[str, int, bytes]]) -> bytes:
+    """The "newc" form: each entry is a header of 13 hexadecimal fields, the name and the data, both padded to 4."""
+    out = bytearray()
+    for number, (name, mode, data) in enumerate(
+        [*entries, ("TRAILER!!!", 0, b"")], start=1
+    ):
+        fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        out += b"070701" + b"".join(b"%08X" % field for field in fields)
+        out += name.encode() + b"\0"
+        out += b"\0" * (-len(out) % 4)
+        out += data
+        out += b"\0" * (-len(out) % 4)
+    return bytes(out)
