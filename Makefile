@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PREFIX ?= /opt/overlaybd
 DESTDIR ?=
+INSTALL_PYTHON ?= /usr/bin/python3
 PY = build/venv/bin/python
 PYTEST = $(PY) -m pytest
 # black reads no setup.cfg.
@@ -76,7 +77,12 @@ bench: build ## measure, and write the README's table
 # ---- delivering
 
 install: core ## into $(DESTDIR)$(PREFIX); what the packages call
-	$(PYTHON) native/install.py "$(DESTDIR)" "$(PREFIX)"
+	install -d "$(DESTDIR)$(PREFIX)/lib/python" "$(DESTDIR)/etc/overlaybd"
+	install -m 644 $(CORE) "$(DESTDIR)$(PREFIX)/lib"
+	find overlaybd_tcmu -name '*.py' -exec cp --parents -t "$(DESTDIR)$(PREFIX)/lib/python" {} +
+	$(PYTHON) packaging/launchers.py "$(DESTDIR)$(PREFIX)/bin" $(INSTALL_PYTHON) ../lib/python
+	install -m 644 packaging/overlaybd-tcmu.service "$(DESTDIR)$(PREFIX)"
+	install -m 644 etc/overlaybd/overlaybd.json "$(DESTDIR)/etc/overlaybd"
 
 deb: ## a Debian package in build/deb
 	packaging/deb/build

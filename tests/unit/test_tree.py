@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every source file: its licence, its size, and one boundary declared twice."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SPDX = "SPDX-License-Identifier: Apache-2.0"
+
+# Lines a file and a function may have. At twice the aim one splits, or says here why not.
+FILE_LINES = {".py": 400, ".c": 700, ".h": 700}
+PYTHON_FUNCTION_LINES = 80
+C_FUNCTION_LINES = 120
+LONGER = {}
+
+
+def sources(*suffixes):
+    for folder in ("native", "overlaybd_tcmu", "tests", "packaging"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in suffixes and path.is_file():
+                yield pytest.param(path, id=str(path.relative_to(ROOT)))
+
+
+@pytest.mark.parametrize("path", sources(".py", ".c", ".h", ".sh"))
+def test_the_licence_is_stated_first(path):
+    assert SPDX in "".join(path.read_text().splitlines()[:2])
+
+
+@pytest.mark.parametrize("path", sources(*FILE_LINES))
+def test_a_file_is_short_enough_to_be_read(path):
+    limit = LONGER.get(str(path.relative_to(ROOT)), FILE_LINES[path.suffix])
+    assert len(path.read_text().splitlines()) <= limit
+
+
+@pytest.mark.parametrize("path", sources(".py"))
+def test_a_python_function_is_short_enough(path):
+    defined = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, defined)
+    ]
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+    assert {name: n for name, n in lengths.items() if n > PYTHON_FUNCTION_LINES} == {}
+
+
+@pytest.mark.parametrize("path", sources(".c"))
+def test_a_c_function_is_short_enough(path):
+    bodies = re.findall(r"^\{\n.*?^\}", path.read_text(), re.MULTILINE | re.DOTALL)
+    assert [body for body in bodies if body.count("\n") > C_FUNCTION_LINES] == []
+
+
+# ---- native/obd.h and overlaybd_tcmu/ffi/core.py say the same
+
+
+def header():
+    return re.sub(r"/\*.*?\*/", "", (ROOT / "native" / "obd.h").read_text(), flags=re.DOTALL)
+
+
+def binding():
+    return ast.parse((ROOT / "overlaybd_tcmu" / "ffi" / "core.py").read_text())
+
+
+def test_every_function_is_bound_in_the_headers_order():
+    declared = re.findall(r"^OBD_PUBLIC[^(;]*?\bobd_(\w+)\(", header(), re.MULTILINE)
+    calls = [node for node in ast.walk(binding()) if isinstance(node, ast.Call)]
+    bound = [
+        (call.lineno, call.args[0].value)
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "fn"
+    ]
+    assert [name for _, name in sorted(bound)] == declared
+
+
+def test_every_argument_is_bound():
+    declared = dict(
+        re.findall(r"^OBD_PUBLIC[^(;]*?\bobd_(\w+)\(([^)]*)\);", header(), re.MULTILINE)
+    )
+    counts = {
+        name: 0 if arguments.strip() == "void" else arguments.count(",") + 1
+        for name, arguments in declared.items()
+    }
+    calls = [node for node in ast.walk(binding()) if isinstance(node, ast.Call)]
+    bound = {
+        call.args[0].value: len(call.args[2].elts)
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "fn"
+    }
+    assert bound == counts
+
+
+def struct_fields(body):
+    """Names in the order of a struct's body: "uint64_t reads, read_bytes; char text[512];"."""
+    for statement in re.findall(r"([^;]+);", body):
+        for declarator in statement.split(","):
+            yield re.search(r"(\w+)\s*(\[\w+\])?\s*$", declarator).group(1)
+
+
+def test_every_struct_has_the_headers_fields():
+    declared = {
+        "obd_" + name: list(struct_fields(body))
+        for name, body in re.findall(r"struct obd_(\w+) \{(.*?)\};", header(), re.DOTALL)
+    }
+    from overlaybd_tcmu.ffi import core
+
+    bound = {name: [field[0] for field in kind._fields_] for name, kind in core.STRUCTS.items()}
+    assert bound == declared
