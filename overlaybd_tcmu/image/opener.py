@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Opens the image of a config.v1.json: finds each layer's file, opens the layers side by side, stacks
+them. The reasons of an ImageError are the words users know; what exactly went wrong follows them.
+"""
+
+import concurrent.futures
+import logging
+import os
+import time
+from typing import Callable, List, Optional
+
+from .. import errors, schema
+from ..ffi import native
+from . import config, result
+
+log = logging.getLogger("image.opener")
+
+# What a layer's directory may hold, best first: committed, committed the old way, sealed.
+LAYER_NAMES = ("overlaybd.commit", ".commit", "overlaybd.sealed")
+
+# Layers opened at once. Opening is mostly waiting for the disk; the core does it without the GIL.
+OPENERS = 16
+
+# Helper threads of one image beyond which more cores do not help a queue of 128 commands.
+MAX_HELPERS = 7
+
+
+def open_image(
+    image_config: config.ImageConfig,
+    engine: int = native.Engine.PSYNC,
+    events: Optional[native.Events] = None,
+) -> native.Image:
+    """The image as a reader; ImageError says why not."""
+    _refuse_unsupported(image_config)
+    paths = [
+        _layer_path(image_config, number, lower)
+        for number, lower in enumerate(image_config.data_lowers)
+    ]
+    direct = engine == native.Engine.LIBAIO
+    layers = _open_layers(paths, direct)
+    try:
+        return native.Image(
+            layers, engine, helpers=helpers(), events=events, name=image_config.path
+        )
+    except errors.NativeError as error:
+        reason = "failed to create overlaybd device"
+        raise errors.ImageError(reason, str(error)) from error
+    finally:
+        for layer in layers:
+            layer.close()  # empty unless the image could not be made
+
+
+def open_with_result(
+    path: str, open_one: Callable[[config.ImageConfig], native.Image]
+) -> native.Image:
+    """Reads the config, lets open_one open it, and tells the outcome in the resultFile."""
+    result_file = ""
+    try:
+        document = schema.read(path)
+        result_file = config.result_file_of(document)
+        image = open_one(config.parse(path, document))
+    except (errors.Error, OSError) as error:
+        result.write(result_file, result.FAILED + _reason(error))
+        raise
+    result.write(result_file, result.SUCCESS)
+    return image
+
+
+def tell_failure(path: str, failure: errors.Error) -> None:
+    """Writes a failure that came before the opening into the resultFile of the config at path."""
+    try:
+        result_file = config.result_file_of(schema.read(path))
+    except errors.ConfigError:
+        return  # nobody can be told
+    result.write(result_file, result.FAILED + _reason(failure))
+
+
+def _reason(error: BaseException) -> str:
+    """One line; a resultFile's reader knows which config it is about."""
+    if isinstance(error, errors.ConfigError):
+        return ": ".join(part for part in (error.key, error.reason) if part)
+    return " ".join(str(error).split("\n"))
+
+
+def helpers() -> int:
+    """Threads beside the front end's own: one for each further CPU we may run on."""
+    return min(len(os.sched_getaffinity(0)) - 1, MAX_HELPERS)
+
+
+def _refuse_unsupported(image_config: config.ImageConfig) -> None:
+    if image_config.upper.is_used:
+        raise errors.ImageError("writable layers are not supported yet", "upper")
+    for number, lower in enumerate(image_config.data_lowers):
+        if lower.is_turbo:
+            raise errors.ImageError("turboOCI layers are not supported yet", f"layer {number}")
+
+
+def _layer_path(image_config: config.ImageConfig, number: int, lower: config.LowerConfig) -> str:
+    """The first of a layer's places that exists; only existence counts, as ever."""
+    places = [lower.file] if lower.file else []
+    if lower.dir:
+        places += [os.path.join(lower.dir, name) for name in LAYER_NAMES]
+    for place in places:
+        if os.path.exists(place):
+            return place
+    if not image_config.repo_blob_url:
+        # The words for a remote layer without a registry; a lost local file is told apart.
+        cause = f"layer {number}: no such file: {', '.join(places)}" if places else ""
+        raise errors.ImageError("empty repoBlobUrl", "" if lower.digest else cause)
+    if not lower.digest:
+        reason = f"failed to open layer {number}"
+        raise errors.ImageError(reason, "neither a local file nor a digest")
+    raise errors.ImageError("remote layers are not supported yet", f"layer {number} {lower.digest}")
+
+
+def _open_layers(paths: List[str], direct: bool) -> List[native.Layer]:
+    """All or none. Of several failures the lowest layer's is told, whoever failed first."""
+    started = time.monotonic()
+    threads = min(len(paths), OPENERS)
+    layers: List[native.Layer] = []
+    failure: Optional[BaseException] = None
+    with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="open") as executor:
+        futures = [
+            executor.submit(_open_layer, number, path, direct) for number, path in enumerate(paths)
+        ]
+        for future in futures:
+            # Work is handed out in order: whatever lies below a failed layer has been started.
+            if failure is not None and future.cancel():
+                continue
+            error = future.exception()
+            if error is None:
+                layers.append(future.result())
+            elif failure is None:
+                failure = error
+    if failure is not None:
+        for layer in layers:
+            layer.close()
+        raise failure
+    elapsed_ms = (time.monotonic() - started) * 1000
+    log.debug("layers opened count=%d elapsed_ms=%.1f", len(layers), elapsed_ms)
+    return layers
+
+
+def _open_layer(number: int, path: str, direct: bool) -> native.Layer:
+    try:
+        blob = native.Blob(path, direct)
+    except errors.NativeError as error:
+        raise errors.ImageError(
+            f"failed to open local file {path}", os.strerror(error.code)
+        ) from error
+    try:
+        return native.Layer(blob)
+    except errors.NativeError as error:
+        raise errors.ImageError(f"failed to open layer {number}", str(error)) from error
