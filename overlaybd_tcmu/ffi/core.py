@@ -208,7 +208,10 @@ class Library:
         )
 
         self.tcmu_create = fn(
-            "tcmu_create", c_int, [handle, POINTER(TcmuOptions), ret, error], _check_text
+            "tcmu_create",
+            c_int,
+            [handle, POINTER(TcmuOptions), ret, error],
+            _check_text,
         )
         self.tcmu_run = fn("tcmu_run", c_int, [handle], _check)
         self.tcmu_stop = fn("tcmu_stop", None, [handle])

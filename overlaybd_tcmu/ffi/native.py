@@ -344,12 +344,15 @@ class Tcmu(Handle):
             map_size=options.map_size,
             max_transfer=options.max_transfer,
             read_only=int(options.read_only),
-            serial_path=os.fsencode(options.serial_path) if options.serial_path else None,
+            serial_path=(os.fsencode(options.serial_path) if options.serial_path else None),
             cfgstring=os.fsencode(options.cfgstring),
         )
         ret = c_void_p()
         core.library().tcmu_create(
-            image.address, ctypes.byref(struct), ctypes.byref(ret), ctypes.byref(core.Error())
+            image.address,
+            ctypes.byref(struct),
+            ctypes.byref(ret),
+            ctypes.byref(core.Error()),
         )
         self._address = ret.value
         self._keep = (image, struct)  # must outlive us

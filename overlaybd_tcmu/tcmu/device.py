@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One device: its image, its front end, and the thread that serves it.
+
+    opening --image open--> serving --stop()--> closed
+       |  ^                    `----ENODEV----> closed   (the kernel took it away)
+       v  | back-off
+     failed    only for a device that was live before this process: see Device.adopt()
+
+The thread makes one call into the core and stays there; Python runs in it only before and after.
+Whatever the device holds is closed by that thread, so nothing is open once stop() has joined it.
+
+Lock `_lock` guards `_tcmu`, so that stop() never reaches a front end that is being destroyed. It is
+held for moments, never across the opening, and no other lock is taken under it.
+"""
+
+import errno
+import logging
+import threading
+import time
+from typing import Callable, Optional
+
+from .. import errors, units
+from ..ffi import libtcmu, native
+from . import kernel
+
+log = logging.getLogger("tcmu.device")
+
+OpenImage = Callable[[], native.Image]
+
+# A failed adoption is repeated after 1 s, 2 s, ... 60 s, for as long as the device exists.
+RETRY_FIRST_S = 1.0
+RETRY_LONGEST_S = 60.0
+
+# No fabric sends more in one command (tcm_loop: 1 MiB), and the kernel sizes its requests by it.
+LARGEST_TRANSFER = 4 * units.MiB
+
+# What the kernel sets when nobody said anything; it enforces nothing by it for TCMU.
+DEFAULT_HW_MAX_SECTORS = 128
+
+
+class Device:
+    """start() or adopt() once, then stop() once; any state may end by itself in between."""
+
+    def __init__(self, handle: libtcmu.Device, name: str, open_image: OpenImage) -> None:
+        self.name = name  # the configuration string
+        self.state = "opening"
+        self._handle = handle
+        self._open_image = open_image
+        self._uio_name = handle.uio_name()
+        self._lock = threading.Lock()
+        self._image: Optional[native.Image] = None
+        self._tcmu: Optional[native.Tcmu] = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=self._uio_name)
+
+    def start(self) -> None:
+        """Opens the image and serves it, or raises and leaves nothing behind."""
+        self._open()
+        self._thread.start()
+
+    def adopt(self) -> None:
+        """
+        As start() for a device that was live before us, but never fails for good: libtcmu offers
+        it only once, so a refusal would leave its readers hanging until the next restart.
+        """
+        try:
+            self._open()
+        except (errors.Error, OSError) as error:
+            self.state = "failed"
+            log.error("adoption failed, will be repeated name=%s error=%s", self.name, error)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the serving and joins the thread; everything is closed then."""
+        self._stopping.set()
+        with self._lock:
+            if self._tcmu is not None:
+                self._tcmu.stop()
+        self._thread.join()
+
+    def describe(self) -> str:
+        """One line for whoever looks for what hangs."""
+        text = f"name={self.name} uio={self._uio_name} state={self.state}"
+        with self._lock:
+            if self._tcmu is not None:
+                stats = self._tcmu.stats()
+                text += f" commands={stats.commands} inflight={stats.inflight}"
+        return text
+
+    def _open(self) -> None:
+        started = time.monotonic()
+        image = self._open_image()
+        try:
+            tcmu = native.Tcmu(image, self._options(image))
+        except BaseException:
+            image.close()
+            raise
+        with self._lock:
+            self._image, self._tcmu = image, tcmu
+            self.state = "serving"
+        info = image.info()
+        log.info(
+            "dev opened name=%s uio=%s size=%d layers=%d segments=%d memory=%d elapsed_ms=%.1f",
+            self.name,
+            self._uio_name,
+            info.virtual_size,
+            info.layers,
+            info.segments,
+            info.memory,
+            (time.monotonic() - started) * 1000,
+        )
+
+    def _options(self, image: native.Image) -> native.TcmuOptions:
+        block_size = self._handle.attribute("hw_block_size")
+        mapping = self._handle.mapping()
+        self._handle.set_geometry(block_size, image.info().virtual_size // block_size)
+        return native.TcmuOptions(
+            uio_fd=self._handle.fd(),
+            map=mapping.address,
+            map_size=mapping.size,
+            block_size=block_size,
+            max_transfer=max_transfer(
+                mapping.data_size, block_size, self._handle.attribute("hw_max_sectors")
+            ),
+            serial_path=kernel.serial_path(self._uio_name),
+            cfgstring=self.name,
+        )
+
+    def _run(self) -> None:
+        try:
+            if self._tcmu is None and not self._open_at_last():
+                return
+            assert self._tcmu is not None
+            self._tcmu.run()
+        except errors.NativeError as error:
+            if error.code == errno.ENODEV:
+                log.info("device is gone name=%s", self.name)
+            else:
+                log.error("device is not served any more name=%s error=%s", self.name, error)
+        except Exception:  # the thread's top
+            log.exception("device thread failed name=%s", self.name)
+        finally:
+            self._close()
+
+    def _open_at_last(self) -> bool:
+        """Repeats the opening until it works (True) or the device is stopped (False)."""
+        delay_s = RETRY_FIRST_S
+        while not self._stopping.wait(delay_s):
+            try:
+                self._open()
+                return True
+            except (errors.Error, OSError) as error:
+                delay_s = min(2 * delay_s, RETRY_LONGEST_S)
+                text = "adoption failed again name=%s next_s=%.0f error=%s"
+                log.warning(text, self.name, delay_s, error)
+        return False
+
+    def _close(self) -> None:
+        with self._lock:
+            tcmu, self._tcmu = self._tcmu, None
+            image, self._image = self._image, None
+            self.state = "closed"
+        if tcmu is not None:
+            tcmu.close()
+        if image is not None:
+            image.close()
+        log.info("dev closed name=%s", self.name)
+
+
+def max_transfer(data_size: int, block_size: int, hw_max_sectors: int) -> int:
+    """
+    Bytes one command may carry. The kernel fails a command larger than the data area with INVALID
+    FIELD IN CDB, so that is the limit; hw_max_sectors counts only where somebody set it.
+    """
+    limit = min(data_size, LARGEST_TRANSFER)
+    if hw_max_sectors > 0 and hw_max_sectors != DEFAULT_HW_MAX_SECTORS:
+        limit = min(limit, hw_max_sectors * block_size)
+    return max(limit // block_size, 1) * block_size
