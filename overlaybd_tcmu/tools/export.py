@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+overlaybd-export CONFIG OUT: the merged view of an image as a raw sparse file, or its digest.
+
+The reader is the daemon's. Holes are never read: in a file they are skipped, in a pipe and in the
+digest they are zeros.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+from typing import Callable, List, Optional, Protocol
+
+from .. import __version__, config, errors, units
+from ..ffi import native
+from ..image import config as image_config
+from ..image import opener
+
+EXIT_OK, EXIT_FAILED, EXIT_CONFIG = range(3)
+
+EXIT_CODES = """\
+exit status:
+  0  done
+  1  the image cannot be opened or read, or the output cannot be written
+  2  wrong arguments or configuration
+"""
+
+# One read: large enough for the helpers to share it, small enough to stay in the CPU's cache.
+CHUNK = 4 * units.MiB
+
+PROGRESS_PERIOD_S = 0.25
+
+
+class Sink(Protocol):
+    """Where the view goes, from its beginning to its end without gaps."""
+
+    def data(self, view: memoryview) -> None: ...
+
+    def hole(self, count: int) -> None: ...
+
+
+class SparseFile:
+    """Skips holes; the caller has set the size."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._offset = 0
+
+    def data(self, view: memoryview) -> None:
+        while view:
+            count = os.pwrite(self._fd, view, self._offset)
+            self._offset += count
+            view = view[count:]
+
+    def hole(self, count: int) -> None:
+        self._offset += count
+
+
+class Pipe:
+    """Standard output: holes have to be written out."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._zeros = memoryview(bytes(units.MiB))
+
+    def data(self, view: memoryview) -> None:
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def hole(self, count: int) -> None:
+        while count:
+            part = min(count, len(self._zeros))
+            self.data(self._zeros[:part])
+            count -= part
+
+
+class Digest:
+    """SHA-256 of the whole view; hashing zeros is all a hole costs."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._zeros = memoryview(bytes(units.MiB))
+
+    def data(self, view: memoryview) -> None:
+        self._hash.update(view)
+
+    def hole(self, count: int) -> None:
+        while count:
+            part = min(count, len(self._zeros))
+            self._hash.update(self._zeros[:part])
+            count -= part
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+class Both:
+    """A file and its digest in one pass."""
+
+    def __init__(self, first: Sink, second: Sink) -> None:
+        self._sinks = (first, second)
+
+    def data(self, view: memoryview) -> None:
+        for sink in self._sinks:
+            sink.data(view)
+
+    def hole(self, count: int) -> None:
+        for sink in self._sinks:
+            sink.hole(count)
+
+
+class Progress:
+    """A line on a terminal that is written over; nothing anywhere else."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._shown = sys.stderr.isatty()
+        self._next_s = time.monotonic() + PROGRESS_PERIOD_S
+
+    def update(self, done: int) -> None:
+        if self._shown and time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + PROGRESS_PERIOD_S
+            self._write(done)
+
+    def end(self, done: int) -> None:
+        if self._shown:
+            self._write(done)
+            print(file=sys.stderr)
+
+    def _write(self, done: int) -> None:
+        percent = 100 * done // max(self._total, 1)
+        sizes = f"{units.human_size(done)} of {units.human_size(self._total)}"
+        print(f"\r{percent:3d}%  {sizes}    ", end="", file=sys.stderr, flush=True)
+
+
+def copy(image: native.Image, sink: Sink, progress: Callable[[int], None]) -> None:
+    """The whole view, in order."""
+    size = image.info().virtual_size
+    buffer = bytearray(min(CHUNK, max(size, 1)))
+    view = memoryview(buffer)
+    offset = 0
+    while offset < size:
+        start, end = image.next_data(offset) or (size, size)
+        if start > offset:
+            sink.hole(start - offset)
+        offset = start
+        while offset < end:
+            part = view[: min(len(view), end - offset)]
+            count = image.pread_into(part, offset)
+            if count == 0:
+                raise errors.FormatError(5, "image ends before its size", offset)
+            sink.data(part[:count])
+            offset += count
+            progress(offset)
+
+
+def export_file(
+    image: native.Image, path: str, digest: Optional[Digest], progress: Callable[[int], None]
+) -> None:
+    """The file appears complete or not at all."""
+    temporary = f"{path}.tmp.{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            os.ftruncate(fd, image.info().virtual_size)
+            file = SparseFile(fd)
+            copy(image, Both(file, digest) if digest else file, progress)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def _sync_folder(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def engine_of(options: argparse.Namespace) -> int:
+    """--engine, else the service configuration's, else 0: its absence is no reason to fail."""
+    if options.engine is not None:
+        return int(options.engine)
+    path = options.service_config or config.DEFAULT_PATH
+    if not options.service_config and not os.path.exists(path):
+        return int(native.Engine.PSYNC)
+    return config.load(path)[0].io_engine
+
+
+def run(options: argparse.Namespace) -> None:
+    """Does what the arguments say; raises when it cannot."""
+    to_file = options.output not in (None, "-")
+    if to_file:
+        check_output(options.output, options.force)
+    engine = engine_of(options)
+    digest = Digest() if options.sha256 else None
+    with opener.open_image(image_config.load(options.config), engine) as image:
+        progress = Progress(image.info().virtual_size)
+        if to_file:
+            export_file(image, options.output, digest, progress.update)
+        else:
+            copy(image, digest or Pipe(sys.stdout.fileno()), progress.update)
+        progress.end(image.info().virtual_size)
+    if digest:
+        print(digest.hexdigest())
+
+
+def check_output(path: str, force: bool) -> None:
+    """Refuses what a user would not want replaced."""
+    if not os.path.lexists(path):
+        return
+    if not os.path.isfile(path):
+        raise errors.ConfigError(path, "", "is not a regular file; write it through - instead")
+    if not force:
+        raise errors.ConfigError(path, "", "exists; --force replaces it")
+
+
+def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="overlaybd-export",
+        description="Writes the merged view of an image as a raw sparse file.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="the image's config.v1.json")
+    output = "raw file; - is standard output; not needed with --sha256"
+    parser.add_argument("output", metavar="OUT", nargs="?", help=output)
+    digest = "print the digest of the whole view; with -, instead of the view"
+    parser.add_argument("--sha256", action="store_true", help=digest)
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    parser.add_argument(
+        "--engine",
+        type=int,
+        choices=[engine.value for engine in native.Engine],
+        help="how layer files are read: 0 psync, 1 libaio, 2 POSIX aio",
+    )
+    parser.add_argument(
+        "--service-config",
+        metavar="FILE",
+        help=f"for ioEngine; {config.DEFAULT_PATH} if it exists",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    options = parser.parse_args(arguments)
+    if not options.output and not options.sha256:
+        parser.error("OUT or --sha256 is needed")
+    return options
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """The program; returns its exit status."""
+    options = parse_arguments(arguments)
+    try:
+        run(options)
+        return EXIT_OK
+    except errors.ConfigError as error:
+        return _fail(error, EXIT_CONFIG)
+    except BrokenPipeError:
+        return EXIT_FAILED  # whoever read the output knows
+    except (errors.Error, OSError) as error:
+        return _fail(error, EXIT_FAILED)
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"overlaybd-export: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
