@@ -49,6 +49,12 @@ def pytest_collection_modifyitems(config, items):
         _require_core()
 
 
+def pytest_collection_finish():
+    """What lives until the end anyway need not be walked after each test: 15 ms became 0.1."""
+    gc.collect()
+    gc.freeze()
+
+
 def _require_core():
     try:
         core.library()
