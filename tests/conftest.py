@@ -36,6 +36,12 @@ def pytest_report_header(config):
     return f"seed: {config.option.seed}"
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """A value that is a screenful does not become a test's name."""
+    long = isinstance(val, (str, bytes)) and len(val) > 80
+    return f"{argname}_of_{len(val)}" if long else None
+
+
 def pytest_collection_modifyitems(config, items):
     floors = set()
     for item in items:
