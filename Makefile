@@ -11,6 +11,7 @@ PYTEST = $(PY) -m pytest
 BLACK = $(PY) -m black --quiet --line-length 100
 CHECKED = overlaybd_tcmu tests packaging native/build_backend.py
 CORE = build/native/libobd.so
+NATIVE = $(MAKE) --no-print-directory -j$(shell nproc) -C native
 export PYTHON
 
 .DEFAULT_GOAL := build
@@ -28,7 +29,7 @@ build/.setup: .ci/setup setup.cfg
 build: build/.setup launchers core ## the core and build/bin/<program>
 
 core:
-	@$(MAKE) --no-print-directory -j$(shell nproc) -C native
+	@$(NATIVE)
 
 # The programs are the entry points of setup.cfg, started from the checkout.
 launchers: build/.launchers
@@ -36,7 +37,7 @@ build/.launchers: build/.setup setup.cfg packaging/launchers.py
 	@$(PY) packaging/launchers.py build/bin
 
 asan-core tsan-core: %-core: build/.setup
-	@$(MAKE) --no-print-directory -j$(shell nproc) -C native VARIANT=$*
+	@$(NATIVE) VARIANT=$*
 
 # ---- testing: the floors in order; a red one makes those above it moot
 
@@ -51,6 +52,8 @@ lint: build/.setup ## formatting, style, types
 	$(PY) -m flake8 $(CHECKED)
 	$(PY) -m mypy overlaybd_tcmu
 	build/venv/bin/clang-format --dry-run -Werror native/*.[ch]
+	@if command -v clang >/dev/null; then $(NATIVE) CC=clang BUILD=../build/native-clang; \
+	else echo "lint: no clang here, so only $(CC) has compiled the core"; fi
 
 format: build/.setup ## lay out Python and C as lint wants it
 	$(PY) -m isort --quiet $(CHECKED)
@@ -63,8 +66,10 @@ unit native image daemon: build
 vm: build ## the service on a real kernel in a virtual machine
 	$(PYTEST) -q tests/vm
 
-asan tsan: %: build %-core ## native and image floors under sanitizers
-	tests/support/sanitized $* $(PYTEST) -q tests/native tests/image
+asan: build asan-core ## native and image floors under AddressSanitizer and UBSan
+tsan: build tsan-core ## the same under ThreadSanitizer
+asan tsan:
+	tests/support/sanitized $@ $(PYTEST) -q tests/native tests/image
 
 # ---- looking
 
