@@ -63,7 +63,7 @@ class HandlerStruct(ctypes.Structure):
     ]
 
 
-class _Mailbox(ctypes.Structure):
+class Mailbox(ctypes.Structure):
     """The head of struct tcmu_mailbox (linux/target_core_user.h)."""
 
     _fields_ = [
@@ -160,7 +160,7 @@ class Device:
         library().free(name)
         if not base.value:
             raise OSError(errno.ENXIO, "device is not mapped")
-        mailbox = _Mailbox.from_address(base.value)
+        mailbox = Mailbox.from_address(base.value)
         ring_end = mailbox.cmdr_off + mailbox.cmdr_size
         return Mapping(base.value, size.value, max(0, size.value - ring_end))
 

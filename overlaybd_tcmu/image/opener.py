@@ -106,8 +106,9 @@ def _layer_path(image_config: config.ImageConfig, number: int, lower: config.Low
             return place
     if not image_config.repo_blob_url:
         # The words for a remote layer without a registry; a lost local file is told apart.
-        cause = f"layer {number}: no such file: {', '.join(places)}" if places else ""
-        raise errors.ImageError("empty repoBlobUrl", "" if lower.digest else cause)
+        lost = f"no such file: {', '.join(places)}" if places else "neither file nor dir nor digest"
+        cause = "" if lower.digest else f"layer {number}: {lost}"
+        raise errors.ImageError("empty repoBlobUrl", cause)
     if not lower.digest:
         reason = f"failed to open layer {number}"
         raise errors.ImageError(reason, "neither a local file nor a digest")

@@ -7,6 +7,7 @@ digest they are zeros.
 """
 
 import argparse
+import errno
 import hashlib
 import os
 import sys
@@ -116,22 +117,25 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self._total = total
+        self._done = 0
         self._shown = sys.stderr.isatty()
         self._next_s = time.monotonic() + PROGRESS_PERIOD_S
 
     def update(self, done: int) -> None:
+        self._done = done
         if self._shown and time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + PROGRESS_PERIOD_S
-            self._write(done)
+            self._write()
 
-    def end(self, done: int) -> None:
+    def end(self) -> None:
+        """Leaves the terminal at the start of a line, for whatever comes next."""
         if self._shown:
-            self._write(done)
+            self._write()
             print(file=sys.stderr)
 
-    def _write(self, done: int) -> None:
-        percent = 100 * done // max(self._total, 1)
-        sizes = f"{units.human_size(done)} of {units.human_size(self._total)}"
+    def _write(self) -> None:
+        percent = 100 * self._done // max(self._total, 1)
+        sizes = f"{units.human_size(self._done)} of {units.human_size(self._total)}"
         print(f"\r{percent:3d}%  {sizes}    ", end="", file=sys.stderr, flush=True)
 
 
@@ -150,10 +154,11 @@ def copy(image: native.Image, sink: Sink, progress: Callable[[int], None]) -> No
             part = view[: min(len(view), end - offset)]
             count = image.pread_into(part, offset)
             if count == 0:
-                raise errors.FormatError(5, "image ends before its size", offset)
+                raise errors.FormatError(errno.EIO, "image ends before its size", offset)
             sink.data(part[:count])
             offset += count
             progress(offset)
+    progress(size)
 
 
 def export_file(
@@ -202,15 +207,28 @@ def run(options: argparse.Namespace) -> None:
         check_output(options.output, options.force)
     engine = engine_of(options)
     digest = Digest() if options.sha256 else None
-    with opener.open_image(image_config.load(options.config), engine) as image:
-        progress = Progress(image.info().virtual_size)
-        if to_file:
-            export_file(image, options.output, digest, progress.update)
-        else:
-            copy(image, digest or Pipe(sys.stdout.fileno()), progress.update)
-        progress.end(image.info().virtual_size)
+    image = image_config.load(options.config)
+    with native.Events() as events, opener.open_image(image, engine, events) as reader:
+        progress = Progress(reader.info().virtual_size)
+        try:
+            if to_file:
+                export_file(reader, options.output, digest, progress.update)
+            else:
+                copy(reader, digest or Pipe(sys.stdout.fileno()), progress.update)
+        except errors.NativeError as error:
+            raise errors.ImageError("read failed", cause_of(events) or str(error)) from error
+        finally:
+            progress.end()
     if digest:
         print(digest.hexdigest())
+
+
+def cause_of(events: native.Events) -> str:
+    """What the core said about the first failed read: the errno alone names no file."""
+    event = events.next(timeout_ms=0)
+    while event is not None and event.kind != native.EventKind.READ_ERROR:
+        event = events.next(timeout_ms=0)
+    return f"offset {event.offset}: {event.text}" if event is not None else ""
 
 
 def check_output(path: str, force: bool) -> None:
