@@ -153,6 +153,12 @@ def test_audit_log_that_cannot_be_opened_is_no_reason_to_stop(service):
     assert "audit log is off path=/none/audit.log" in service.log()
 
 
+def test_what_the_daemon_does_not_need_is_not_loaded(service):
+    heavy = "{'requests', 'urllib3', 'lz4', 'zstandard', 'cachetools', 'jsonschema', 'http'}"
+    script = f"import sys, overlaybd_tcmu.daemon; print({heavy} & set(sys.modules))"
+    assert service.run(program=("-c", script)).stdout == "set()\n"
+
+
 def test_idle_daemon_is_small(service):
     service.start()
     status = pathlib.Path(f"/proc/{service.process.pid}/status").read_text()
