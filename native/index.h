@@ -19,13 +19,34 @@
 #define OBD_ZEROED (UINT64_C(1) << 55)
 #define OBD_LAYER_SHIFT 56
 
-static inline uint64_t obd_key(uint64_t sector, uint64_t length) { return sector << OBD_LENGTH_BITS | length; }
-static inline uint64_t obd_key_sector(uint64_t key) { return key >> OBD_LENGTH_BITS; }
-static inline uint64_t obd_key_length(uint64_t key) { return key & OBD_LENGTH_MASK; }
-static inline uint64_t obd_key_end(uint64_t key) { return obd_key_sector(key) + obd_key_length(key); }
-static inline uint64_t obd_map_msector(uint64_t map) { return map & OBD_MSECTOR_MASK; }
-static inline bool obd_map_zeroed(uint64_t map) { return (map & OBD_ZEROED) != 0; }
-static inline unsigned obd_map_layer(uint64_t map) { return (unsigned)(map >> OBD_LAYER_SHIFT); }
+static inline uint64_t obd_key(uint64_t sector, uint64_t length)
+{
+	return sector << OBD_LENGTH_BITS | length;
+}
+static inline uint64_t obd_key_sector(uint64_t key)
+{
+	return key >> OBD_LENGTH_BITS;
+}
+static inline uint64_t obd_key_length(uint64_t key)
+{
+	return key & OBD_LENGTH_MASK;
+}
+static inline uint64_t obd_key_end(uint64_t key)
+{
+	return obd_key_sector(key) + obd_key_length(key);
+}
+static inline uint64_t obd_map_msector(uint64_t map)
+{
+	return map & OBD_MSECTOR_MASK;
+}
+static inline bool obd_map_zeroed(uint64_t map)
+{
+	return (map & OBD_ZEROED) != 0;
+}
+static inline unsigned obd_map_layer(uint64_t map)
+{
+	return (unsigned)(map >> OBD_LAYER_SHIFT);
+}
 
 /** Ascending and disjoint. */
 struct obd_segments {
@@ -43,8 +64,8 @@ enum obd_index_version { OBD_INDEX_PLAIN = 0, OBD_INDEX_BUCKET = 1 };
  */
 struct obd_index {
 	struct obd_segments segments;
-	uint32_t *slot;      /**< slot's first bucket; one more than there are slots */
-	uint32_t *bucket;    /**< last segment that begins at or before the bucket's first sector; one more than buckets */
+	uint32_t *slot;	  /**< slot's first bucket; one more than there are slots */
+	uint32_t *bucket; /**< last segment that begins at or before the bucket's first sector; one more than buckets */
 	uint64_t slot_mask;  /**< the bits of a sector that say where in its slot it lies */
 	uint64_t last, end;  /**< where the last segment begins and ends; 0 when there is none */
 	size_t table_memory; /**< bytes of slot and bucket */
@@ -64,7 +85,6 @@ uint64_t obd_index_memory(const struct obd_index *index);
 
 /** Position of the first segment whose end is beyond sector (it may begin after sector); count when there is none. */
 size_t obd_index_find(const struct obd_index *index, uint64_t sector);
-
 
 /** The plain version (id 0), the oracle of the fast one. */
 size_t obd_index_find_plain(const struct obd_index *index, uint64_t sector);

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core's inside, as tests see it: the exports of native/obd_test.h, in its order."""
+
+import ctypes
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+
+from overlaybd_tcmu.ffi import load
+
+_library = load.open_library(load.find_library())
+
+
+def _fn(name, result, *arguments):
+    function = getattr(_library, f"obd_test_{name}")
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+_words = POINTER(c_uint64)
+
+index_create = _fn(
+    "index_create", c_int, _words, _words, POINTER(c_size_t), c_uint, POINTER(c_void_p)
+)
+index_destroy = _fn("index_destroy", None, c_void_p)
+index_count = _fn("index_count", c_size_t, c_void_p)
+index_memory = _fn("index_memory", c_uint64, c_void_p)
+index_copy = _fn("index_copy", None, c_void_p, _words, _words)
+index_find = _fn("index_find", None, c_void_p, _words, c_size_t, _words)
+index_find_plain = _fn("index_find_plain", None, c_void_p, _words, c_size_t, _words)
+index_version = _fn("index_version", c_char_p)
+
+
+class Index:
+    """A merged index. Layers are lists of (sector, length, msector, zeroed), lowest layer first."""
+
+    def __init__(self, layers):
+        segments = [segment for layer in layers for segment in layer]
+        keys = _array([sector << 14 | length for sector, length, _, _ in segments])
+        maps = _array([msector | zeroed << 55 for _, _, msector, zeroed in segments])
+        counts = (c_size_t * len(layers))(*[len(layer) for layer in layers])
+        self._handle = c_void_p()
+        code = index_create(keys, maps, counts, len(layers), ctypes.byref(self._handle))
+        if code < 0:
+            raise OSError(-code, "obd_index_create")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        index_destroy(self._handle)
+
+    def __len__(self):
+        return index_count(self._handle)
+
+    @property
+    def memory(self):
+        return index_memory(self._handle)
+
+    def segments(self):
+        """(sector, length, msector, zeroed, layer) in the order they are kept."""
+        keys, maps = _array([0] * len(self)), _array([0] * len(self))
+        index_copy(self._handle, keys, maps)
+        return [
+            (key >> 14, key & 0x3FFF, word & (1 << 55) - 1, word >> 55 & 1, word >> 56)
+            for key, word in zip(keys, maps)
+        ]
+
+    def find(self, sectors, function=index_find):
+        found = _array([0] * len(sectors))
+        function(self._handle, _array(sectors), len(sectors), found)
+        return list(found)
+
+    def find_plain(self, sectors):
+        return self.find(sectors, index_find_plain)
+
+
+def _array(values):
+    return (c_uint64 * len(values))(*values)
