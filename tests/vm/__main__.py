@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work in the machine by hand: python3 -m tests.vm build | time | run 'COMMAND' [--put FOLDER:/PLACE]..."""
+"""
+Work in the machine by hand: python3 -m tests.vm build | time | run 'COMMAND' [--put
+FOLDER:/PLACE]...
+"""
 from __future__ import annotations
 
 import argparse

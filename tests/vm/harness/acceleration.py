@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """KVM where it truly works, else QEMU's own emulation (TCG).
 
-A /dev/kvm that can be opened proves little: inside some virtual machines it makes a virtual CPU and then no kernel
-gets past its first instructions, or QEMU aborts. So the first use starts a real machine with KVM and waits for its
-agent, and the answer is kept for this boot of the host.
+A /dev/kvm that can be opened proves little: inside some virtual machines it makes a virtual CPU and
+then no kernel gets past its first instructions, or QEMU aborts. So the first use starts a real
+machine with KVM and waits for its agent, and the answer is kept for this boot of the host.
 """
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ CHOICES = (KVM, TCG)
 ENVIRONMENT = "OVERLAYBD_VM_ACCEL"
 BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
-# Left alone the guest distrusts the emulated TSC and reads the HPET instead. Each such read takes QEMU's global lock:
-# with two virtual CPUs wake-ups then take 1-4 ms and every measurement is worthless.
+# Left alone the guest distrusts the emulated TSC and reads the HPET instead. Each such read takes
+# QEMU's global lock: with two virtual CPUs wake-ups then take 1-4 ms and every measurement is
+# worthless.
 TCG_KERNEL = "tsc=reliable clocksource=tsc"
 
 
 def choose(cache: pathlib.Path, try_kvm: Callable[[], bool]) -> str:
-    """What $OVERLAYBD_VM_ACCEL demands, else what try_kvm found out (asked once per boot of the host)."""
+    """
+    What $OVERLAYBD_VM_ACCEL demands, else what try_kvm found out (asked once per boot of the host).
+    """
     demanded = os.environ.get(ENVIRONMENT)
     if demanded:
         if demanded not in CHOICES:

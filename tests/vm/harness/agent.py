@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first process of the guest, and the guest's end of the wire.
 
-PID 1 forks at once. The parent only buries orphans, so that a killed daemon is really gone (a zombie would keep its
-locks visible in /proc); the child is the agent. When the agent ends, the machine is powered off.
+PID 1 forks at once. The parent only buries orphans, so that a killed daemon is really gone (a
+zombie would keep its locks visible in /proc); the child is the agent. When the agent ends, the
+machine is powered off.
 
 It runs from the initrd with the root image's Python, as a plain script beside protocol.py.
 """
@@ -76,7 +77,10 @@ class Wire:
 
 
 class Command:
-    """One running command. Its input has a thread of its own: a full pipe must not stop the other commands."""
+    """
+    One running command. Its input has a thread of its own: a full pipe must not stop the other
+    commands.
+    """
 
     def __init__(self, wire, channel, spec):
         self.wire = wire
@@ -128,7 +132,8 @@ class Command:
 
     def wait(self, forget):
         status = self.process.wait()
-        # A child left in the background may hold the pipes open; its later words are not this command's.
+        # A child left in the background may hold the pipes open; its later words are not this
+        # command's.
         for thread in self.pumps:
             thread.join(OUTPUT_GRACE_S)
         forget(self.channel)

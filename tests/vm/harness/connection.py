@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's end of the wire: commands by channel, and the thread that sorts what the guest says to them.
+"""
+The host's end of the wire: commands by channel, and the thread that hands each what it says.
 
-One lock for writing whole frames. Commands are handed their bytes by the reader thread alone; when the wire ends, every
-command still running is told so and its waiter raises.
+One lock for writing whole frames. Commands are handed their bytes by the reader thread alone; when
+the wire ends, every command still running is told so and its waiter raises.
 """
 from __future__ import annotations
 
@@ -96,7 +97,11 @@ class Connection:
         self._commands_lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(path)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
         self._reader = threading.Thread(
             target=self._read, name="vm-reader", daemon=True
         )

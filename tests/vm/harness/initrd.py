@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel starts from: a static busybox, the virtio drivers, init, and the agent. 2.3 MB, made in milliseconds.
+"""
+What the kernel starts from: a static busybox, the virtio drivers, init and the agent; 2.3 MB.
 
-The cloud kernel has ext4 built in but virtio-blk only as a module, so the root image needs these few files before it.
+The cloud kernel has ext4 built in but virtio-blk only as a module, so the root image needs these
+few files before it.
 """
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ INIT = """#!/bin/busybox sh
 box=/bin/busybox
 $box mount -t devtmpfs dev /dev
 for module in /modules/*; do $box insmod $module; done
-$box mount -t ext4 -o noatime /dev/vda /root || { echo "init: no root file system"; $box poweroff -f; }
+if ! $box mount -t ext4 -o noatime /dev/vda /root; then
+    echo "init: no root file system"
+    $box poweroff -f
+fi
 $box mount -o move /dev /root/dev
 $box mkdir -p /root/dev/pts /root/dev/shm
 $box mount -t devpts pts /root/dev/pts
@@ -33,7 +38,9 @@ PROGRAM = 0o100755
 
 
 def build(boot_folder: pathlib.Path) -> bytes:
-    """An initrd from what rootfs.py set aside for it: busybox, and modules in the order of loading."""
+    """
+    An initrd from what rootfs.py set aside for it: busybox, and modules in the order of loading.
+    """
     files: Dict[str, bytes] = {"init": INIT.encode()}
     files["bin/busybox"] = (boot_folder / "busybox").read_bytes()
     for module in sorted((boot_folder / "modules").iterdir()):
@@ -46,7 +53,10 @@ def build(boot_folder: pathlib.Path) -> bytes:
 
 
 def _cpio(entries: list[Tuple[str, int, bytes]]) -> bytes:
-    """The "newc" form: each entry is a header of 13 hexadecimal fields, the name and the data, both padded to 4."""
+    """
+    The "newc" form: each entry is a header of 13 hexadecimal fields, the name and the data, both
+    padded to 4.
+    """
     out = bytearray()
     for number, (name, mode, data) in enumerate(
         [*entries, ("TRAILER!!!", 0, b"")], start=1

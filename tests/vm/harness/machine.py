@@ -5,8 +5,9 @@
         vm.put("some/folder", "/opt/thing")
         print(vm.run("uname -r"))
 
-The console is a file; its end is part of every error, so a kernel panic shows where it is noticed. QEMU dies with the
-thread that started it, whatever ends that (a test runner killed with -9 leaves nothing behind).
+The console is a file; its end is part of every error, so a kernel panic shows where it is noticed.
+QEMU dies with the thread that started it, whatever ends that (a test runner killed with -9 leaves
+nothing behind).
 """
 from __future__ import annotations
 
@@ -112,6 +113,11 @@ class Machine:
     def alive(self) -> bool:
         return self._qemu is not None and self._qemu.poll() is None
 
+    @property
+    def process_id(self) -> int:
+        assert self._qemu is not None
+        return self._qemu.pid
+
     def console_tail(self) -> str:
         if self._folder is None:
             return ""
@@ -151,7 +157,9 @@ class Machine:
     def put(
         self, source: Union[str, os.PathLike[str]], target: str, timeout_s: float = 120
     ) -> None:
-        """Copies a file into the guest's folder target, or what is in a folder. Holes stay holes."""
+        """
+        Copies a file into the guest's folder target, or what is in a folder. Holes stay holes.
+        """
         path = pathlib.Path(source)
         folder, names = (path, ["."]) if path.is_dir() else (path.parent, [path.name])
         unpack = self.popen(
@@ -201,7 +209,8 @@ class Machine:
         (folder / "initrd").write_bytes(initrd.build(self._root.boot))
         log = open(folder / "qemu.log", "wb")
         with log:
-            # setpriv and not prctl in a hook between fork and exec: that is unsafe once we have threads.
+            # setpriv and not prctl in a hook between fork and exec: that is unsafe once we have
+            # threads.
             self._qemu = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *self._command_line(folder)],
                 stdin=subprocess.DEVNULL,

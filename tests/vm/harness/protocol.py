@@ -3,8 +3,8 @@
 
     frame = channel u32 | kind u8 | length u32 | length bytes
 
-A channel is one command, numbered by the host; channel 0 is the machine itself. Both ends import this file (the guest
-has a copy in its initrd), so it uses nothing but the standard library.
+A channel is one command, numbered by the host; channel 0 is the machine itself. Both ends import
+this file (the guest has a copy in its initrd), so it uses nothing but the standard library.
 """
 from __future__ import annotations
 

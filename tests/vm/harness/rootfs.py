@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's disk: a Debian userland and Debian's cloud kernel in one ext4 image. Made once (about 40 s), then kept.
+"""
+The guest's disk: a Debian userland and Debian's cloud kernel in one ext4 image. Made once (about 40
+s), then kept.
 
-    <cache>/<key>/root.img     the guest writes to a throw-away copy of it, so any number of machines share it
+    <cache>/<key>/root.img     the guest writes to a throw-away copy, so many share it
     <cache>/<key>/vmlinuz
     <cache>/<key>/boot/        for initrd.py: busybox, modules/NN-name.ko
     <cache>/lock               held while making; whoever comes second finds the result
 
-The key says what is inside. The daemon's own needs come from Debian's packages alone: that they suffice is part of
-what the tests in the machine show.
+The key says what is inside. The daemon's own needs come from Debian's packages alone: that they
+suffice is part of what the tests in the machine show.
 """
 from __future__ import annotations
 
@@ -42,13 +44,16 @@ IMAGE_BYTES = 2 * 1024**3
 UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 NEEDED_PROGRAMS = ("mmdebstrap", "mkfs.ext4")
 
-# Runs on the host with the new tree as $1. The kernel's package is unpacked instead of installed: installing it would
-# pull in an initramfs generator and run it.
+# Runs on the host with the new tree as $1. The kernel's package is unpacked instead of installed:
+# installing it would pull in an initramfs generator and run it.
 KERNEL_HOOK = f"""#!/bin/sh
 set -e
-package=$(chroot "$1" apt-cache depends {KERNEL} | sed -n 's/.*Depends: \\(linux-image-[0-9].*\\)/\\1/p')
+depends=$(chroot "$1" apt-cache depends {KERNEL})
+package=$(echo "$depends" | sed -n 's/.*Depends: \\(linux-image-[0-9].*\\)/\\1/p')
 mkdir "$1/kernel"
-chroot "$1" sh -c "cd /kernel && apt-get -qq -o APT::Sandbox::User=root download $package && dpkg -x *.deb ."
+chroot "$1" sh -ec "cd /kernel
+    apt-get -qq -o APT::Sandbox::User=root download $package
+    dpkg -x *.deb ."
 """
 
 
