@@ -99,6 +99,8 @@ class Device:
         with self._lock:
             self._image, self._tcmu = image, tcmu
             self.state = "serving"
+            if self._stopping.is_set():  # stop() came before there was anything to stop
+                tcmu.stop()
         info = image.info()
         log.info(
             "dev opened name=%s uio=%s size=%d layers=%d segments=%d memory=%d elapsed_ms=%.1f",

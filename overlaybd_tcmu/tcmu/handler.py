@@ -121,7 +121,8 @@ class Handler(libtcmu.Callbacks):
                     target = parse_cfgstring(name)
                 except errors.ImageError:
                     continue  # another handler's
-                self._prepared[name] = executor.submit(self._open_now, target)
+                if name not in self._prepared:  # two devices may show the same image
+                    self._prepared[name] = executor.submit(self._open_now, target)
 
     def end_adoption(self) -> None:
         """From here on added() means new devices."""
