@@ -77,7 +77,7 @@ run: build ## serve a sample image in a virtual machine, and show it
 	$(PY) -m tests.vm.run
 
 bench: build ## measure, and write the README's table
-	$(PY) -m tests.bench.bench
+	$(PY) -m tests.bench.bench --vm --readme
 
 # ---- delivering
 

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table in README.md, made from a result and from nothing else."""
+
+import pathlib
+from typing import Any, Dict, List, Tuple
+
+BEGIN = "<!-- bench:start -->"
+END = "<!-- bench:end -->"
+
+Row = Dict[str, Any]
+Column = Tuple[str, int, int, int]  # access, count, depth, threads
+
+KINDS = {
+    ("random", 4096): "random 4 KiB",
+    ("sequential", 128 * 1024): "sequential 128 KiB",
+    ("sequential", 1024 * 1024): "sequential 1 MiB",
+}
+
+
+def markdown(result: Row) -> str:
+    machine = result["machine"]
+    lines = [
+        f"Measured {result['date']} at commit `{result['commit']}` on {machine['cpus']} CPUs "
+        f"({machine['cpu']}), page cache warm; medians of {result['rounds']} rounds in which ours "
+        "and the limit take turns. Each cell: ours / limit **ratio**; random in thousand reads "
+        "a second, sequential in GB/s. The limit is a bare C loop on **one** thread: `pread`, and "
+        "for ZFiles the checksum and the whole block decoded.",
+        "",
+    ]
+    lines += _reads(result["reads"])
+    lines += [
+        "",
+        "Finding a segment, in million lookups a second, beside a binary search:",
+        "",
+    ]
+    lines += _lookups(result["lookups"])
+    if result.get("vm"):
+        lines += [
+            "",
+            "`fio` on the device in the virtual machine (software emulation):",
+            "",
+        ]
+        lines += _vm(result["vm"])
+    return "\n".join(lines)
+
+
+def _reads(rows: List[Row]) -> List[str]:
+    columns: List[Column] = []
+    lines: Dict[Tuple[str, int], Dict[Column, str]] = {}
+    for row in rows:
+        column = (row["access"], row["count"], row["depth"], row["threads"])
+        if column not in columns:
+            columns.append(column)
+        lines.setdefault((row["format"], row["layers"]), {})[column] = _cell(row)
+    heads = [
+        f"{KINDS[access, count]}, depth {depth}, {threads} thread{'s' if threads > 1 else ''}"
+        for access, count, depth, threads in columns
+    ]
+    table = [_line(["layers"] + heads), _line(["---"] + ["---:"] * len(heads))]
+    for (name, layers), cells in lines.items():
+        table.append(
+            _line(
+                [f"{layers} × {name}"] + [cells.get(column, "") for column in columns]
+            )
+        )
+    return table
+
+
+def _cell(row: Row) -> str:
+    if row["access"] == "random":
+        ours, limit = (f"{row[key] / 1e3:.0f}k" for key in ("ours", "limit"))
+    else:
+        ours, limit = (
+            f"{row[key] * row['count'] / 1e9:.2f}" for key in ("ours", "limit")
+        )
+    return f"{ours} / {limit} **{row['ratio']:.2f}**"
+
+
+def _lookups(rows: List[Row]) -> List[str]:
+    table = [
+        _line(["segments", "spread", "ours", "binary search", "ratio"]),
+        "|---:|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        ours, limit = (f"{row[key] / 1e6:.1f}" for key in ("ours", "limit"))
+        table.append(
+            _line(
+                [
+                    f"{row['segments']:,}",
+                    row["shape"],
+                    ours,
+                    limit,
+                    f"**{row['ratio']:.1f}**",
+                ]
+            )
+        )
+    return table
+
+
+def _vm(rows: List[Row]) -> List[str]:
+    table = [_line(["image", "job", "reads a second"]), "|---|---|---:|"]
+    for row in rows:
+        table.append(_line([row["stack"], row["job"], f"{row['iops']:,.0f}"]))
+    return table
+
+
+def _line(cells: List[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def replace(readme: pathlib.Path, table: str) -> None:
+    """Puts the table between the markers, which must be there."""
+    text = readme.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{readme}: no lines {BEGIN!r} and {END!r}")
+    readme.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
