@@ -23,4 +23,11 @@ OBD_PUBLIC void obd_test_index_find_plain(const struct obd_index *index, const u
 					  uint64_t *ret);
 OBD_PUBLIC const char *obd_test_index_version(void);
 
+/* ---- formats: crc32c.c, layer.c ---- */
+
+/** Version 0 is the plain one. 0, -ENOTSUP when this CPU cannot run it, -ENOENT behind the last one. */
+OBD_PUBLIC int obd_test_crc32c(unsigned version, const void *data, size_t count, uint32_t seed, uint32_t *ret);
+/** Reads the unwrapped LSMT stream; count or -errno, -EINVAL beyond its end. */
+OBD_PUBLIC int64_t obd_test_layer_pread(const struct obd_layer *layer, void *buf, size_t count, uint64_t offset);
+
 #endif

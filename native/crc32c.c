@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Raw CRC-32C, plain and fast.
+ *
+ * The fast version runs three registers side by side, because the CPU starts a CRC instruction every cycle but needs
+ * three to finish one:
+ *
+ *     data   |  words  |  words  |  words  | rest
+ *     reg       a: seed   b: 0      c: 0
+ *
+ * a has to be moved over two stripes of words and b over one: a multiplication by x^(64 words) modulo the polynomial.
+ * Without carries, two reflected 32-bit numbers multiply to their product times x, and the CRC instruction that takes
+ * the stripe's last word multiplies what is mixed into that word by x^32: so shift[n] is x^(64 n - 33), and joining
+ * costs two multiplications whatever the stripe's length is. Stripes therefore adapt to the buffer, and 1 KiB is as
+ * fast as 64.
+ */
+#include "crc32c.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "obd_test.h"
+
+enum {
+	WORDS_MAX = 256, /**< words a stripe, at most: the table of shifts is then 2 KiB */
+	THREE_MIN = 144, /**< bytes from which three registers are faster than one */
+};
+
+static uint32_t byte_table[256];
+static uint32_t shift[2 * WORDS_MAX + 1];
+
+uint32_t obd_crc32c_plain(const void *data, size_t count, uint32_t seed)
+{
+	const uint8_t *bytes = data;
+
+	for (size_t i = 0; i < count; i++)
+		seed = seed >> 8 ^ byte_table[(seed ^ bytes[i]) & 0xFF];
+	return seed;
+}
+
+static int plain_runs(void)
+{
+	return 1;
+}
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define FAST __attribute__((target("sse4.2,pclmul")))
+#define FAST_NAME "sse42"
+
+static int fast_runs(void)
+{
+	return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul");
+}
+
+FAST static inline uint64_t crc_word(uint64_t crc, uint64_t word)
+{
+	return _mm_crc32_u64(crc, word);
+}
+
+FAST static inline uint64_t crc_byte(uint64_t crc, uint8_t byte)
+{
+	return _mm_crc32_u8((uint32_t)crc, byte);
+}
+
+FAST static inline uint64_t multiply(uint64_t a, uint32_t b)
+{
+	return (uint64_t)_mm_cvtsi128_si64(
+		_mm_clmulepi64_si128(_mm_cvtsi64_si128((int64_t)a), _mm_cvtsi64_si128((int64_t)b), 0));
+}
+
+#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#include <arm_acle.h>
+#include <arm_neon.h>
+#include <sys/auxv.h>
+
+#ifdef __clang__
+#define FAST __attribute__((target("crc,aes")))
+#else
+#define FAST __attribute__((target("+crc+crypto")))
+#endif
+#define FAST_NAME "arm"
+
+static int fast_runs(void)
+{
+	const unsigned long pmull = 1UL << 4, crc32 = 1UL << 7; // HWCAP_PMULL, HWCAP_CRC32
+
+	return (getauxval(AT_HWCAP) & (pmull | crc32)) == (pmull | crc32);
+}
+
+FAST static inline uint64_t crc_word(uint64_t crc, uint64_t word)
+{
+	return __crc32cd((uint32_t)crc, word);
+}
+
+FAST static inline uint64_t crc_byte(uint64_t crc, uint8_t byte)
+{
+	return __crc32cb((uint32_t)crc, byte);
+}
+
+FAST static inline uint64_t multiply(uint64_t a, uint32_t b)
+{
+	return vgetq_lane_u64(vreinterpretq_u64_p128(vmull_p64((poly64_t)a, (poly64_t)b)), 0);
+}
+#endif
+
+#ifdef FAST
+static inline uint64_t load(const uint8_t *from)
+{
+	uint64_t word;
+
+	memcpy(&word, from, sizeof(word));
+	return word;
+}
+
+FAST static uint32_t crc_fast(const void *data, size_t count, uint32_t seed)
+{
+	const uint8_t *at = data;
+	uint64_t crc = seed;
+
+	while (count >= THREE_MIN) {
+		const size_t words = count / 24 < WORDS_MAX ? count / 24 : WORDS_MAX;
+		const size_t last = (words - 1) * 8;
+		const uint8_t *second = at + words * 8, *third = second + words * 8;
+		uint64_t b = 0, c = 0;
+
+		for (size_t i = 0; i < last; i += 8) {
+			crc = crc_word(crc, load(at + i));
+			b = crc_word(b, load(second + i));
+			c = crc_word(c, load(third + i));
+		}
+		crc = crc_word(crc, load(at + last));
+		b = crc_word(b, load(second + last));
+		crc = crc_word(c, load(third + last) ^ multiply(crc, shift[2 * words]) ^ multiply(b, shift[words]));
+		at = third + words * 8;
+		count -= words * 24;
+	}
+	for (; count >= 8; count -= 8, at += 8)
+		crc = crc_word(crc, load(at));
+	for (; count; count--)
+		crc = crc_byte(crc, *at++);
+	return (uint32_t)crc;
+}
+#endif
+
+static const struct version {
+	const char *name;
+	uint32_t (*function)(const void *data, size_t count, uint32_t seed);
+	int (*runs)(void);
+} versions[] = {
+	{"plain", obd_crc32c_plain, plain_runs},
+#ifdef FAST
+	{FAST_NAME, crc_fast, fast_runs},
+#endif
+};
+
+enum { VERSIONS = sizeof(versions) / sizeof(versions[0]) };
+
+/* Written once, when the library is loaded. */
+static const struct version *chosen = &versions[0];
+
+static const struct version *choose(void)
+{
+	const char *demanded = getenv("OVERLAYBD_CRC32C");
+
+	for (size_t i = VERSIONS; i-- > 0;)
+		if ((!demanded || !strcmp(demanded, versions[i].name)) && versions[i].runs())
+			return &versions[i];
+	// Going on with another version than the one demanded would make whatever is measured or tested a lie.
+	fprintf(stderr, "libobd: OVERLAYBD_CRC32C demands '%s', which this build or CPU does not have\n", demanded);
+	abort();
+}
+
+__attribute__((constructor)) static void crc32c_init(void)
+{
+	static const uint8_t zeros[8];
+
+	for (uint32_t i = 0; i < 256; i++) {
+		uint32_t crc = i;
+
+		for (int bit = 0; bit < 8; bit++)
+			crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0);
+		byte_table[i] = crc;
+	}
+	shift[1] = 1; // x^31: bit 0 is the highest power
+	for (size_t n = 2; n <= 2 * WORDS_MAX; n++)
+		shift[n] = obd_crc32c_plain(zeros, sizeof(zeros), shift[n - 1]);
+	chosen = choose();
+}
+
+uint32_t obd_crc32c(const void *data, size_t count, uint32_t seed)
+{
+	return chosen->function(data, count, seed);
+}
+
+const char *obd_crc32c_version(void)
+{
+	return chosen->name;
+}
+
+int obd_test_crc32c(unsigned version, const void *data, size_t count, uint32_t seed, uint32_t *ret)
+{
+	if (version >= VERSIONS)
+		return -ENOENT;
+	if (!versions[version].runs())
+		return -ENOTSUP;
+	*ret = versions[version].function(data, count, seed);
+	return 0;
+}
