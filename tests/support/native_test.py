@@ -2,7 +2,8 @@
 """The core's inside, as tests see it: the exports of native/obd_test.h, in its order."""
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+import os
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 
 from overlaybd_tcmu.ffi import load
 
@@ -28,6 +29,27 @@ index_copy = _fn("index_copy", None, c_void_p, _words, _words)
 index_find = _fn("index_find", None, c_void_p, _words, c_size_t, _words)
 index_find_plain = _fn("index_find_plain", None, c_void_p, _words, c_size_t, _words)
 index_version = _fn("index_version", c_char_p)
+
+_crc32c = _fn("crc32c", c_int, c_uint, c_char_p, c_size_t, c_uint32, POINTER(c_uint32))
+_layer_pread = _fn("layer_pread", c_int64, c_void_p, c_void_p, c_size_t, c_uint64)
+
+
+def crc32c(version, data, seed):
+    """Raw CRC-32C by the version of that number; OSError with ENOTSUP or ENOENT without it."""
+    ret = c_uint32()
+    code = _crc32c(version, data, len(data), seed, ctypes.byref(ret))
+    if code < 0:
+        raise OSError(-code, f"crc32c version {version}")
+    return ret.value
+
+
+def layer_pread(layer, count, offset):
+    """Bytes of the unwrapped stream of a native.Layer."""
+    buffer = ctypes.create_string_buffer(max(count, 1))
+    code = _layer_pread(layer.address, buffer, count, offset)
+    if code < 0:
+        raise OSError(-code, os.strerror(-code))
+    return buffer.raw[:code]
 
 
 class Index:
