@@ -25,7 +25,7 @@
 
 enum {
 	WORDS_MAX = 256, /**< words a stripe, at most: the table of shifts is then 2 KiB */
-	THREE_MIN = 96, /**< bytes from which three registers are faster than one */
+	THREE_MIN = 96,	 /**< bytes from which three registers are faster than one */
 };
 
 static uint32_t byte_table[256];
