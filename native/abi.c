@@ -6,15 +6,16 @@
 #include "crc32c.h"
 #include "obd.h"
 
+/* clang-format off */
 #define SIZE_OF(type) {#type, sizeof(struct type)}
+/* clang-format on */
 
 static const struct {
 	const char *name;
 	size_t size;
 } sizes[] = {
-	SIZE_OF(obd_error),	    SIZE_OF(obd_event),	       SIZE_OF(obd_layer_info),
-	SIZE_OF(obd_image_options), SIZE_OF(obd_image_info),   SIZE_OF(obd_image_stats),
-	SIZE_OF(obd_tcmu_options),  SIZE_OF(obd_tcmu_stats),
+	SIZE_OF(obd_error),	 SIZE_OF(obd_event),	   SIZE_OF(obd_layer_info),   SIZE_OF(obd_image_options),
+	SIZE_OF(obd_image_info), SIZE_OF(obd_image_stats), SIZE_OF(obd_tcmu_options), SIZE_OF(obd_tcmu_stats),
 };
 
 uint32_t obd_abi(void)

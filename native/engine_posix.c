@@ -22,7 +22,7 @@ struct control {
 
 struct obd_engine_state {
 	struct obd_image *image;
-	unsigned callbacks; /* atomic: notifications that may still run */
+	unsigned callbacks;	  /* atomic: notifications that may still run */
 	struct control *controls; /* OBD_SLOT_IOS for each slot */
 };
 

@@ -14,7 +14,8 @@ enum {
 	DEPTH = 64,
 	DEPTH_MAX = 1024,
 	SLOW_READ_US = 10000,
-	STORED = 132 * 1024, /* what is read ahead of the decoder at once: a piece of 4 KiB blocks, or two 64 KiB ones */
+	/* what is read ahead of the decoder at once: a piece of 4 KiB blocks, or two 64 KiB ones */
+	STORED = 132 * 1024,
 };
 
 uint64_t obd_now_ns(void)
@@ -43,8 +44,8 @@ int obd_worker_create(struct obd_image *image, struct obd_worker **ret)
 			return -ENOMEM;
 		}
 		for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
-			worker->decoded[i].bytes =
-				worker->stored + worker->stored_size + i * (size_t)image->block_size_max;
+			worker->decoded[i].bytes = worker->stored + worker->stored_size +
+						   i * (size_t)image->block_size_max;
 	}
 	pthread_mutex_lock(&image->workers_lock);
 	worker->next = image->workers;
@@ -154,8 +155,8 @@ void obd_inflight_add(struct obd_image *image)
 	unsigned now = __atomic_add_fetch(&image->inflight, 1, __ATOMIC_RELAXED);
 	unsigned max = __atomic_load_n(&image->inflight_max, __ATOMIC_RELAXED);
 
-	while (now > max && !__atomic_compare_exchange_n(&image->inflight_max, &max, now, true, __ATOMIC_RELAXED,
-							 __ATOMIC_RELAXED))
+	while (now > max &&
+	       !__atomic_compare_exchange_n(&image->inflight_max, &max, now, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 		;
 }
 
@@ -436,7 +437,8 @@ int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t
 	if (*start < offset)
 		*start = offset;
 	/* neighbours are one range for whoever copies */
-	for (*end = obd_key_end(segments->key[i]) << 9; ++i < segments->count; *end = obd_key_end(segments->key[i]) << 9)
+	for (*end = obd_key_end(segments->key[i]) << 9; ++i < segments->count;
+	     *end = obd_key_end(segments->key[i]) << 9)
 		if (obd_key_sector(segments->key[i]) << 9 != *end || obd_map_zeroed(segments->map[i]))
 			break;
 	if (*end > size)

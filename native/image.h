@@ -20,11 +20,11 @@ enum obd_op { OBD_READ = 0 };
 
 struct obd_request {
 	enum obd_op op;
-	uint64_t offset;    /**< bytes, inside the virtual size */
-	uint64_t count;     /**< bytes, > 0 */
-	struct iovec *iov;  /**< sums to count, no empty entries; stays as it is until done */
+	uint64_t offset;   /**< bytes, inside the virtual size */
+	uint64_t count;	   /**< bytes, > 0 */
+	struct iovec *iov; /**< sums to count, no empty entries; stays as it is until done */
 	unsigned iov_count;
-	int result;         /**< 0 or -errno, set before done is called */
+	int result; /**< 0 or -errno, set before done is called */
 	void (*done)(struct obd_request *request);
 
 	/* the image's own, undefined for the front end */

@@ -16,17 +16,17 @@ struct obd_requests {
  */
 struct obd_work {
 	pthread_mutex_t lock;
-	pthread_cond_t wake;	     /**< a thread should look again */
-	pthread_cond_t gone;	     /**< a thread has ended */
+	pthread_cond_t wake;		 /**< a thread should look again */
+	pthread_cond_t gone;		 /**< a thread has ended */
 	struct obd_requests small, bulk; /**< pieces nobody has taken yet: one-piece requests, longer ones */
 	unsigned small_count;
-	unsigned since_bulk;	     /**< small pieces taken since the last bulk one, so that bulk cannot starve */
+	unsigned since_bulk; /**< small pieces taken since the last bulk one, so that bulk cannot starve */
 	struct obd_piece *blocked, **blocked_tail; /**< pieces that have to wait for the disk */
-	struct obd_piece *spare;     /**< piece records to reuse */
-	struct obd_slot *ready, **ready_tail; /**< slots whose reads are done */
+	struct obd_piece *spare;		   /**< piece records to reuse */
+	struct obd_slot *ready, **ready_tail;	   /**< slots whose reads are done */
 	struct obd_slot *free_slots;
 	unsigned threads, idle, busy; /**< alive; asleep; busy with work that is not in blocked */
-	unsigned wakes;		     /**< sleepers that have been called and are not up yet */
+	unsigned wakes;		      /**< sleepers that have been called and are not up yet */
 	bool stop;
 	unsigned queued; /**< atomic: pieces, slots and requests in the lists, for looking without the lock */
 };

@@ -7,8 +7,8 @@
 
 struct obd_layer {
 	struct obd_blob *blob;
-	uint64_t base;           /**< where the ZFile or the raw LSMT stream begins in the blob */
-	uint64_t stored_size;    /**< its bytes in the blob */
+	uint64_t base;		 /**< where the ZFile or the raw LSMT stream begins in the blob */
+	uint64_t stored_size;	 /**< its bytes in the blob */
 	struct obd_zfile *zfile; /**< NULL: the stream is stored as it is */
 	bool tar;
 	struct obd_lsmt lsmt;

@@ -35,18 +35,18 @@ struct obd_error {
 enum obd_event_kind {
 	OBD_EVENT_READ_ERROR = 1, /**< a range could not be read; text says why */
 	OBD_EVENT_SLOW_READ = 2,  /**< a read from a local layer file took >= 10 ms */
-	OBD_EVENT_DEVICE = 3,     /**< a front end has something to report */
+	OBD_EVENT_DEVICE = 3,	  /**< a front end has something to report */
 };
 
 struct obd_event {
 	uint32_t kind;
-	int32_t code;        /**< positive errno, 0 when none */
-	uint64_t offset;     /**< in the image (READ_ERROR) or in the file (SLOW_READ) */
+	int32_t code;	 /**< positive errno, 0 when none */
+	uint64_t offset; /**< in the image (READ_ERROR) or in the file (SLOW_READ) */
 	uint64_t count;
 	uint64_t latency_us;
-	uint64_t dropped;    /**< events lost before this one because the queue was full */
-	char image[256];     /**< name given to obd_image_create */
-	char text[512];      /**< the layer file's path, or the cause */
+	uint64_t dropped; /**< events lost before this one because the queue was full */
+	char image[256];  /**< name given to obd_image_create */
+	char text[512];	  /**< the layer file's path, or the cause */
 };
 
 struct obd_events;
@@ -71,15 +71,15 @@ struct obd_layer_info {
 	uint64_t stream_size;  /**< bytes of the LSMT stream, unwrapped */
 	uint64_t segments;     /**< entries without padding */
 	uint64_t memory;       /**< bytes held for the segments and the ZFile index */
-	uint32_t tar;          /**< 1: wrapped in a tar member */
-	uint32_t zfile;        /**< 0 raw, 1 lz4, 2 zstd */
+	uint32_t tar;	       /**< 1: wrapped in a tar member */
+	uint32_t zfile;	       /**< 0 raw, 1 lz4, 2 zstd */
 	uint32_t block_size;   /**< of the ZFile, 0 when raw */
 	uint32_t verify;       /**< 1: ZFile blocks carry a CRC */
 	uint32_t direct;       /**< 1: the blob has an O_DIRECT descriptor */
 	uint32_t sparse;       /**< 1: the layer was a sparse writable one */
-	char uuid[40];         /**< text, "" when none or invalid */
+	char uuid[40];	       /**< text, "" when none or invalid */
 	char parent_uuid[40];
-	char message[260];     /**< commit message, NUL-terminated */
+	char message[260]; /**< commit message, NUL-terminated */
 };
 
 struct obd_layer;
@@ -93,10 +93,10 @@ OBD_PUBLIC void obd_layer_info(const struct obd_layer *layer, struct obd_layer_i
 enum obd_engine { OBD_ENGINE_PSYNC = 0, OBD_ENGINE_LIBAIO = 1, OBD_ENGINE_POSIX_AIO = 2 };
 
 struct obd_image_options {
-	uint32_t engine;      /**< enum obd_engine */
-	uint32_t helpers;     /**< threads beside the front end's own for data that is at hand; 0 = none */
-	uint32_t depth;       /**< reads in flight towards the disk, at most; 0 = 64 */
-	uint32_t slow_read_us;/**< report reads slower than this; 0 = 10000 */
+	uint32_t engine;       /**< enum obd_engine */
+	uint32_t helpers;      /**< threads beside the front end's own for data that is at hand; 0 = none */
+	uint32_t depth;	       /**< reads in flight towards the disk, at most; 0 = 64 */
+	uint32_t slow_read_us; /**< report reads slower than this; 0 = 10000 */
 };
 
 struct obd_image_info {
@@ -111,14 +111,14 @@ struct obd_image_info {
 /** Counters since creation; they only grow. */
 struct obd_image_stats {
 	uint64_t reads, read_bytes, zero_bytes; /**< requests, bytes asked for, of these never mapped */
-	uint64_t errors;                        /**< requests that failed */
-	uint64_t inline_reads;                  /**< requests served by the submitting thread alone */
-	uint64_t disk_reads, disk_bytes;        /**< reads issued to layer files and their bytes */
-	uint64_t blocked;                       /**< pieces that had to wait for the disk */
-	uint64_t inflight_max;                  /**< most reads in flight towards the disk at one moment */
-	uint64_t blocks_decoded, block_hits;    /**< ZFile blocks decoded; blocks found decoded */
+	uint64_t errors;			/**< requests that failed */
+	uint64_t inline_reads;			/**< requests served by the submitting thread alone */
+	uint64_t disk_reads, disk_bytes;	/**< reads issued to layer files and their bytes */
+	uint64_t blocked;			/**< pieces that had to wait for the disk */
+	uint64_t inflight_max;			/**< most reads in flight towards the disk at one moment */
+	uint64_t blocks_decoded, block_hits;	/**< ZFile blocks decoded; blocks found decoded */
 	uint64_t slow_reads;
-	uint64_t threads;                       /**< helper threads alive now */
+	uint64_t threads; /**< helper threads alive now */
 };
 
 struct obd_image;
@@ -141,14 +141,14 @@ OBD_PUBLIC int obd_image_next_data(const struct obd_image *image, uint64_t offse
 /* ---- the TCMU front end: one per device ---- */
 
 struct obd_tcmu_options {
-	int32_t uio_fd;          /**< non-blocking, libtcmu's; stays libtcmu's */
-	uint32_t block_size;     /**< bytes: 512 or 4096 (hw_block_size) */
-	uint64_t map;            /**< address of the shared mapping (mailbox, ring, data area) */
+	int32_t uio_fd;	     /**< non-blocking, libtcmu's; stays libtcmu's */
+	uint32_t block_size; /**< bytes: 512 or 4096 (hw_block_size) */
+	uint64_t map;	     /**< address of the shared mapping (mailbox, ring, data area) */
 	uint64_t map_size;
-	uint32_t max_transfer;   /**< bytes a command may carry, for VPD B0; 0 = no limit reported */
-	uint32_t read_only;      /**< 1: writes fail as write-protected, no discard is offered */
+	uint32_t max_transfer;	 /**< bytes a command may carry, for VPD B0; 0 = no limit reported */
+	uint32_t read_only;	 /**< 1: writes fail as write-protected, no discard is offered */
 	const char *serial_path; /**< configfs wwn/vpd_unit_serial, read at each INQUIRY; NULL = none */
-	const char *cfgstring;   /**< for the vendor-specific designator of VPD 83 */
+	const char *cfgstring;	 /**< for the vendor-specific designator of VPD 83 */
 };
 
 struct obd_tcmu_stats {

@@ -60,9 +60,9 @@ struct obd_worker {
 struct obd_io {
 	struct obd_slot *slot; /**< atomic, set last */
 	const struct obd_layer *layer;
-	uint64_t offset; /**< of the wanted bytes in the blob */
-	uint32_t count;	 /**< wanted bytes */
-	uint32_t blocks; /**< ZFile blocks they hold, 0 when raw */
+	uint64_t offset;      /**< of the wanted bytes in the blob */
+	uint32_t count;	      /**< wanted bytes */
+	uint32_t blocks;      /**< ZFile blocks they hold, 0 when raw */
 	uint64_t read_offset; /**< what is really read: aligned outwards for O_DIRECT */
 	uint32_t read_count;
 	uint8_t *buffer; /**< of read_count bytes */

@@ -21,8 +21,8 @@ int obd_slots_init(struct obd_image *image)
 	image->slots = calloc(count, sizeof(*image->slots));
 	if (!image->slots)
 		return -ENOMEM;
-	memory = mmap(NULL, count * OBD_SLOT_BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		      -1, 0);
+	memory = mmap(NULL, count * OBD_SLOT_BUFFER, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (memory == MAP_FAILED)
 		return -ENOMEM;
 	image->slot_memory = memory;

@@ -18,11 +18,11 @@
 
 enum {
 	PIECE = 128 * 1024,
-	CLAIM_MAX = 4,		/* small pieces taken under one lock */
-	BULK_TURN = 8,		/* every so many small pieces a bulk one is served */
+	CLAIM_MAX = 4, /* small pieces taken under one lock */
+	BULK_TURN = 8, /* every so many small pieces a bulk one is served */
 	IDLE_S = 10,
 	STACK = 256 * 1024,
-	WORTH_A_WAKE_US = 12,	/* waking a sleeping thread costs about this much until it works */
+	WORTH_A_WAKE_US = 12, /* waking a sleeping thread costs about this much until it works */
 	SPIN_MAX_US = 60,
 };
 
@@ -83,8 +83,8 @@ static void take_bulk(struct obd_image *image, struct claim *claim)
 	work->since_bulk = 0;
 	if (left > PIECE + PIECE / 2)
 		count = obd_read_cut(image, request->offset + request->issued, PIECE);
-	claim->pieces[claim->count++] =
-		(struct obd_piece){.request = request, .offset = request->issued, .count = count};
+	claim->pieces[claim->count++] = (struct obd_piece){
+		.request = request, .offset = request->issued, .count = count};
 	request->issued += count;
 	if (count == left) {
 		requests_pop(&work->bulk);
@@ -430,8 +430,7 @@ void obd_image_submit(struct obd_image *image, struct obd_worker *worker, struct
 		__atomic_store_n(&batch[i]->pending, 1, __ATOMIC_RELAXED);
 		cost_us += image->small_cost_us + (unsigned)(batch[i]->count / 16384);
 	}
-	if (count == 1 && is_small(batch[0]) && !image->engine &&
-	    !__atomic_load_n(&work->queued, __ATOMIC_RELAXED)) {
+	if (count == 1 && is_small(batch[0]) && !image->engine && !__atomic_load_n(&work->queued, __ATOMIC_RELAXED)) {
 		struct obd_piece piece = {.request = batch[0], .offset = 0, .count = batch[0]->count};
 
 		obd_count(&worker->counters.inline_reads, 1);

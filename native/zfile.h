@@ -13,17 +13,18 @@ enum obd_zfile_algo { OBD_LZ4 = 1, OBD_ZSTD = 2 };
  * 2.5 bytes a block at 4 KiB. Read-only after open; any number of threads decode from it.
  */
 struct obd_zfile {
-	uint64_t original_size;  /**< bytes when decoded */
+	uint64_t original_size; /**< bytes when decoded */
 	uint64_t blocks;
-	uint32_t block_size;     /**< power of two, 512 .. 65536 */
+	uint32_t block_size; /**< power of two, 512 .. 65536 */
 	uint32_t block_shift;
-	uint32_t group_shift;    /**< log2 of group_blocks = 65536 / block_size */
-	uint32_t stored_max;     /**< largest stored length in this file, CRC included */
-	uint8_t algo;            /**< enum obd_zfile_algo */
-	bool verify;             /**< every stored block ends in its CRC */
-	uint64_t *base;          /**< one more than there are groups; when the last group is full, base[last] is the end of data */
+	uint32_t group_shift; /**< log2 of group_blocks = 65536 / block_size */
+	uint32_t stored_max;  /**< largest stored length in this file, CRC included */
+	uint8_t algo;	      /**< enum obd_zfile_algo */
+	bool verify;	      /**< every stored block ends in its CRC */
+	uint64_t *
+		base; /**< one more than there are groups; when the last group is full, base[last] is the end of data */
 	uint16_t *delta;
-	uint64_t end;            /**< where the last stored block ends, relative to the ZFile's start */
+	uint64_t end; /**< where the last stored block ends, relative to the ZFile's start */
 };
 
 /** 1: a ZFile with a good header; 0: something else; -errno: unreadable, or a ZFile whose header is damaged. */

@@ -97,9 +97,7 @@ def _measure_vm() -> List[Row]:
 
 def _circumstances(pace: probe.Pace) -> Row:
     cpus = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    models = [
-        line.partition(":")[2].strip() for line in cpus if line.startswith("model name")
-    ]
+    models = [line.partition(":")[2].strip() for line in cpus if line.startswith("model name")]
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
         capture_output=True,
@@ -123,26 +121,14 @@ def _circumstances(pace: probe.Pace) -> Row:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="make bench", description="Measures the data plane."
-    )
-    parser.add_argument(
-        "--brief", action="store_true", help="seconds instead of minutes"
-    )
-    parser.add_argument(
-        "--only", default="", metavar="TEXT", help="rows that contain TEXT"
-    )
-    parser.add_argument(
-        "--vm", action="store_true", help="fio on the device, in a virtual machine"
-    )
-    parser.add_argument(
-        "--readme", action="store_true", help="rewrite the table in README.md"
-    )
+    parser = argparse.ArgumentParser(prog="make bench", description="Measures the data plane.")
+    parser.add_argument("--brief", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--only", default="", metavar="TEXT", help="rows that contain TEXT")
+    parser.add_argument("--vm", action="store_true", help="fio on the device, in a virtual machine")
+    parser.add_argument("--readme", action="store_true", help="rewrite the table in README.md")
     options = parser.parse_args(arguments)
 
-    result = measure(
-        probe.BRIEF if options.brief else probe.FULL, options.only, options.vm
-    )
+    result = measure(probe.BRIEF if options.brief else probe.FULL, options.only, options.vm)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {RESULT}")
     if options.readme:

@@ -97,12 +97,8 @@ class Disk:
         stamp.write_text(recipe)
 
     def _recipe(self) -> str:
-        sources = [
-            HERE / name for name in ("layers.c", "probe.c", "probe.h", "probe.py")
-        ]
-        return hashlib.sha256(
-            b"".join(path.read_bytes() for path in sources)
-        ).hexdigest()
+        sources = [HERE / name for name in ("layers.c", "probe.c", "probe.h", "probe.py")]
+        return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
     def _write_data(self) -> None:
         left = self.size
@@ -122,14 +118,8 @@ class Disk:
 
 def _files() -> List[pathlib.Path]:
     """Regular files in an order that mixes kinds, so that any prefix of it is like the whole."""
-    paths = [
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(SOURCE)
-        for name in names
-    ]
-    paths = [
-        path for path in paths if os.path.isfile(path) and not os.path.islink(path)
-    ]
+    paths = [os.path.join(folder, name) for folder, _, names in os.walk(SOURCE) for name in names]
+    paths = [path for path in paths if os.path.isfile(path) and not os.path.islink(path)]
     paths.sort(key=lambda path: hashlib.md5(path.encode()).digest())
     return [pathlib.Path(path) for path in paths]
 

@@ -58,11 +58,7 @@ def _reads(rows: List[Row]) -> List[str]:
     ]
     table = [_line(["layers"] + heads), _line(["---"] + ["---:"] * len(heads))]
     for (name, layers), cells in lines.items():
-        table.append(
-            _line(
-                [f"{layers} × {name}"] + [cells.get(column, "") for column in columns]
-            )
-        )
+        table.append(_line([f"{layers} × {name}"] + [cells.get(column, "") for column in columns]))
     return table
 
 
@@ -70,9 +66,7 @@ def _cell(row: Row) -> str:
     if row["access"] == "random":
         ours, limit = (f"{row[key] / 1e3:.0f}k" for key in ("ours", "limit"))
     else:
-        ours, limit = (
-            f"{row[key] * row['count'] / 1e9:.2f}" for key in ("ours", "limit")
-        )
+        ours, limit = (f"{row[key] * row['count'] / 1e9:.2f}" for key in ("ours", "limit"))
     return f"{ours} / {limit} **{row['ratio']:.2f}**"
 
 

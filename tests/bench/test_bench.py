@@ -17,10 +17,7 @@ def test_every_row_is_there(result):
     # A wrong byte ends the probe, and with it measure().
     assert len(result["reads"]) == len(list(bench.reads()))
     assert len(result["lookups"]) == len(list(bench.lookups()))
-    assert all(
-        row["ours"] > 0 and row["limit"] > 0
-        for row in result["reads"] + result["lookups"]
-    )
+    assert all(row["ours"] > 0 and row["limit"] > 0 for row in result["reads"] + result["lookups"])
 
 
 def test_result_survives_json(result):
@@ -32,10 +29,7 @@ def test_table_shows_what_was_measured(result):
     for name in probe.FORMATS:
         assert f"| 1 × {name} |" in text and f"| {probe.LAYERS_MAX} × {name} |" in text
     row = result["reads"][0]
-    assert (
-        f"{row['ours'] / 1e3:.0f}k / {row['limit'] / 1e3:.0f}k **{row['ratio']:.2f}**"
-        in text
-    )
+    assert f"{row['ours'] / 1e3:.0f}k / {row['limit'] / 1e3:.0f}k **{row['ratio']:.2f}**" in text
 
 
 def test_table_replaces_the_old_one_and_nothing_else(tmp_path):

@@ -224,9 +224,7 @@ def ext4(rng, count):
 
 def one_clot(rng, count):
     """Everything in one slot but two: buckets cannot help, halving must."""
-    return lambda: rng.choice(
-        [0, 1 << 45, 1 << 44] + [(1 << 40) + rng.randrange(count * 2)] * 40
-    )
+    return lambda: rng.choice([0, 1 << 45, 1 << 44] + [(1 << 40) + rng.randrange(count * 2)] * 40)
 
 
 @pytest.mark.parametrize("shape", [even, far_beyond_two_tib, ext4, one_clot])
@@ -235,9 +233,7 @@ def test_find_in(rng, shape, count):
     where = shape(rng, count)
     with native_test.Index([spread(rng, where, count)]) as index:
         probes = boundaries(index)
-        probes += [where() for _ in range(1000)] + [
-            rng.getrandbits(64) for _ in range(100)
-        ]
+        probes += [where() for _ in range(1000)] + [rng.getrandbits(64) for _ in range(100)]
         check_find(index, rng.sample(probes, min(len(probes), 30000)))
         assert index.memory <= 16 * len(index) + TABLE_MEMORY_MAX
 
@@ -277,9 +273,7 @@ def version_in_environment(monkeypatch, value):
         "print(n.index_version().decode())\n"
         "with n.Index([[(3, 4, 8, 0)]]) as index: print(index.find([0, 3, 7]), index.memory)\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
 
 def test_plain_version_on_demand(monkeypatch):

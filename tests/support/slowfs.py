@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file system with one file whose reads are answered only when enough of them wait.
-
-It speaks the kernel's FUSE protocol itself, in one thread, so what it counts is exact: `pending_max` is how many reads
-the kernel had sent and not yet been answered. With `hold=n` no read is answered before n of them wait, or before
-`patience_s` has passed without a new one. That turns "keeps n reads in flight" into a fact instead of a measurement.
 """
+A file system with one file whose reads are answered only when enough of them wait.
+
+It speaks the kernel's FUSE protocol itself, in one thread, so what it counts is exact:
+`pending_max` is how many reads the kernel had sent and not yet been answered. With `hold=n` no read
+is answered before n of them wait, or before `patience_s` has passed without a new one. That turns
+"keeps n reads in flight" into a fact instead of a measurement.
+"""
+
 import errno
 import os
 import select
@@ -17,14 +20,18 @@ _IN = struct.Struct("=IIQQIIII")
 _OUT = struct.Struct("=IiQ")
 _ATTR = struct.Struct("=6Q10I")
 _LOOKUP, _FORGET, _GETATTR, _OPEN, _READ, _STATFS, _RELEASE = 1, 2, 3, 14, 15, 17, 18
-_FLUSH, _INIT, _OPENDIR, _READDIR, _RELEASEDIR, _ACCESS, _INTERRUPT, _DESTROY = 25, 26, 27, 28, 29, 34, 36, 38
+_FLUSH, _INIT, _OPENDIR, _READDIR, _RELEASEDIR = 25, 26, 27, 28, 29
+_ACCESS, _INTERRUPT, _DESTROY = 34, 36, 38
 _BATCH_FORGET = 42
 _ASYNC_READ, _ASYNC_DIO = 1, 1 << 15
 _ROOT, _FILE = 1, 2
 
 
 class SlowFile:
-    """`with SlowFile(source, mountpoint, hold=16) as slow: open(slow.path, "rb")...`; needs root and /dev/fuse."""
+    """
+    `with SlowFile(source, mountpoint, hold=16) as slow: open(slow.path, "rb")...`; needs root and
+    /dev/fuse.
+    """
 
     def __init__(self, source, mountpoint, hold=1, patience_s=5.0, error_at=None):
         self.mountpoint = str(mountpoint)
@@ -98,8 +105,12 @@ class SlowFile:
                 raise
 
     def _attr(self, node):
-        mode, size = (stat.S_IFDIR | 0o755, 0) if node == _ROOT else (stat.S_IFREG | 0o444, self._size)
-        return _ATTR.pack(node, size, (size + 511) // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+        mode, size = (
+            (stat.S_IFDIR | 0o755, 0) if node == _ROOT else (stat.S_IFREG | 0o444, self._size)
+        )
+        return _ATTR.pack(
+            node, size, (size + 511) // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0
+        )
 
     def _request(self, message):
         _, opcode, unique, node, *_ = _IN.unpack_from(message)
@@ -111,7 +122,9 @@ class SlowFile:
             self._reply(unique, head + struct.pack("=IHHI7I", 1, 0, 0, 0, *[0] * 7))
         elif opcode == _LOOKUP:
             if node == _ROOT and body.rstrip(b"\0") == b"data":
-                self._reply(unique, struct.pack("=QQQQII", _FILE, 0, 3600, 3600, 0, 0) + self._attr(_FILE))
+                self._reply(
+                    unique, struct.pack("=QQQQII", _FILE, 0, 3600, 3600, 0, 0) + self._attr(_FILE)
+                )
             else:
                 self._reply(unique, error=errno.ENOENT)
         elif opcode == _GETATTR:

@@ -74,12 +74,7 @@ def tidy(guest):
         assert guest.call("service.stop")["status"] == 0
     assert unexpected(guest, guest.call("kernel.complaints")) == []
     lines = guest.call("service.log").splitlines()
-    assert (
-        unexpected(
-            guest, [line for line in lines if "ERROR" in line or "FATAL" in line]
-        )
-        == []
-    )
+    assert unexpected(guest, [line for line in lines if "ERROR" in line or "FATAL" in line]) == []
     assert guest.call("service.output") == ""
     assert guest.server_errors() == ""
 
@@ -97,9 +92,7 @@ def pytest_runtest_makereport(item, call):
         return
     try:
         report.sections.append(("daemon's log", guest.call("service.log")[-6000:]))
-        report.sections.append(
-            ("daemon's output", guest.call("service.output")[-3000:])
-        )
+        report.sections.append(("daemon's output", guest.call("service.output")[-3000:]))
         report.sections.append(("kernel's log", guest.call("kernel.log")))
     except (errors.VmError, TimeoutError, session.GuestError) as error:
         report.sections.append(("machine", str(error)))

@@ -36,9 +36,7 @@ STACKS = ("plain", "lz4-4k", "c-lz4-64k", "c-zstd-64k")
 DEFAULT_S = 3.0
 
 
-def measure_disk(
-    guest: session.Guest, disk: str, seconds: float
-) -> List[Dict[str, Any]]:
+def measure_disk(guest: session.Guest, disk: str, seconds: float) -> List[Dict[str, Any]]:
     """Every job on one disk, one after the other."""
     results = []
     for job in JOBS:
@@ -51,9 +49,7 @@ def measure_disk(
     return results
 
 
-def measure_stacks(
-    names: Sequence[str] = STACKS, seconds: float = DEFAULT_S
-) -> Dict[str, Any]:
+def measure_stacks(names: Sequence[str] = STACKS, seconds: float = DEFAULT_S) -> Dict[str, Any]:
     """The golden stacks in a fresh machine."""
     results = []
     with machine.Machine() as vm:
@@ -61,9 +57,7 @@ def measure_stacks(
         images.put(guest)
         guest.call("service.start")
         for number, name in enumerate(names, start=1):
-            disk = guest.call("disk.attach", number, images.STACKS[name].config_path)[
-                "disk"
-            ]
+            disk = guest.call("disk.attach", number, images.STACKS[name].config_path)["disk"]
             measured = measure_disk(guest, disk, seconds)
             results += [{"stack": name, **one} for one in measured]
             guest.call("disk.detach", number)
@@ -73,17 +67,11 @@ def measure_stacks(
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m tests.vm.fio", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python3 -m tests.vm.fio", description=__doc__)
     parser.add_argument("stack", nargs="*", help=", ".join(images.NAMES))
-    parser.add_argument(
-        "--seconds", type=float, default=DEFAULT_S, help="each job takes"
-    )
+    parser.add_argument("--seconds", type=float, default=DEFAULT_S, help="each job takes")
     options = parser.parse_args(arguments)
-    print(
-        json.dumps(measure_stacks(options.stack or STACKS, options.seconds), indent=2)
-    )
+    print(json.dumps(measure_stacks(options.stack or STACKS, options.seconds), indent=2))
     return 0
 
 

@@ -71,17 +71,12 @@ class Stack:
     @functools.cached_property
     def largest_file(self) -> str:
         lines = [line.split("\t") for line in self.manifest]
-        return max(
-            (fields for fields in lines if fields[1] == "f"), key=lambda f: int(f[5])
-        )[0]
+        return max((fields for fields in lines if fields[1] == "f"), key=lambda f: int(f[5]))[0]
 
     @functools.cached_property
     def lowers(self) -> List[str]:
         """The layers' paths in the golden folder, lowest first."""
-        return [
-            lower["file"].removeprefix("@GOLDEN@/")
-            for lower in self._config()["lowers"]
-        ]
+        return [lower["file"].removeprefix("@GOLDEN@/") for lower in self._config()["lowers"]]
 
     @property
     def sha256(self) -> str:
@@ -94,9 +89,7 @@ class Stack:
         return json.loads(json.dumps(self._config()).replace("@GOLDEN@", place))
 
     def _config(self) -> Dict[str, Any]:
-        return json.loads(
-            (golden.folder() / "configs" / f"{self.name}.json").read_text()
-        )
+        return json.loads((golden.folder() / "configs" / f"{self.name}.json").read_text())
 
 
 STACKS = {name: Stack(name) for name in NAMES}
@@ -133,7 +126,5 @@ def _make_view(path: pathlib.Path, stack: Stack) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert (
-        stack.sha256 in said.stdout
-    ), f"{stack.name}: the exported view has another digest"
+    assert stack.sha256 in said.stdout, f"{stack.name}: the exported view has another digest"
     config.unlink()

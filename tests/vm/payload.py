@@ -25,8 +25,6 @@ def put(vm: machine.Machine) -> None:
 
 def _install(folder: str) -> None:
     # We may have been started by make; its flags are not for this one.
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
-    }
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     command = ["make", "-s", "install", f"DESTDIR={folder}"]
     subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)

@@ -54,9 +54,7 @@ def test_layer_found_in_a_directory(guest):
         folder = f"/root/directories/{number}"
         guest.call("files.link", f"{images.GOLDEN}/{layer}", f"{folder}/{name}")
     lowers = [{"dir": f"/root/directories/{number}"} for number in range(3)]
-    guest.call(
-        "files.write_json", "/root/directories/config.v1.json", {"lowers": lowers}
-    )
+    guest.call("files.write_json", "/root/directories/config.v1.json", {"lowers": lowers})
     disk = guest.call("disk.attach", 1, "/root/directories/config.v1.json")["disk"]
     guest.call("mounts.mount", disk, PLACE)
     assert guest.call("mounts.difference", PLACE, stack.manifest)["lines"] == []

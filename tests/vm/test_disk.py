@@ -14,9 +14,7 @@ PLACE = "/mnt/image"
 def attached(guest):
     guest.call("service.start")
     guest.disk = guest.call("disk.attach", 1, STACK.config_path)["disk"]
-    guest.generic = guest.call(
-        "disk.generic_of", 1
-    )  # takes commands whatever the disk allows
+    guest.generic = guest.call("disk.generic_of", 1)  # takes commands whatever the disk allows
     return guest
 
 
@@ -40,9 +38,7 @@ def test_queue_limits(attached):
 
 
 def test_read_only_to_its_tools(attached):
-    said = attached.call(
-        "kernel.command", "blockdev", "--getro", f"/dev/{attached.disk}"
-    )
+    said = attached.call("kernel.command", "blockdev", "--getro", f"/dev/{attached.disk}")
     assert said == {"status": 0, "output": "1\n"}
 
 
@@ -82,33 +78,25 @@ def test_standard_inquiry(attached):
 
 
 def test_supported_pages(attached):
-    said = attached.call(
-        "kernel.command", "sg_vpd", "-p", "sv", f"/dev/{attached.disk}"
-    )["output"]
+    said = attached.call("kernel.command", "sg_vpd", "-p", "sv", f"/dev/{attached.disk}")["output"]
     for page in ("[sv]", "[sn]", "[di]", "[bl]", "[bdc]", "[lbpv]"):
         assert page in said
 
 
 def test_block_limits_page(attached):
-    said = attached.call(
-        "kernel.command", "sg_vpd", "-p", "bl", f"/dev/{attached.disk}"
-    )["output"]
+    said = attached.call("kernel.command", "sg_vpd", "-p", "bl", f"/dev/{attached.disk}")["output"]
     fields = _fields(said)
     assert 0 < int(fields["Maximum transfer length"].split()[0]) * 512 <= 4 << 20
     assert fields["Maximum unmap LBA count"].startswith("0")
 
 
 def test_rotation_page(attached):
-    said = attached.call(
-        "kernel.command", "sg_vpd", "-p", "bdc", f"/dev/{attached.disk}"
-    )["output"]
+    said = attached.call("kernel.command", "sg_vpd", "-p", "bdc", f"/dev/{attached.disk}")["output"]
     assert "Non-rotating medium" in said
 
 
 def test_provisioning_page_offers_no_discard(attached):
-    said = attached.call(
-        "kernel.command", "sg_vpd", "-p", "lbpv", f"/dev/{attached.disk}"
-    )
+    said = attached.call("kernel.command", "sg_vpd", "-p", "lbpv", f"/dev/{attached.disk}")
     assert "(LBPU): 0" in said["output"]
     assert "(LBPWS): 0" in said["output"]
     assert "(LBPWS10): 0" in said["output"]
@@ -122,9 +110,7 @@ def test_capacity_by_both_commands(attached):
 
 
 def test_unknown_command_is_an_illegal_request(attached):
-    assert "Illegal Request" in sg(
-        attached, "sg_raw", attached.generic, "c1", *["00"] * 11
-    )
+    assert "Illegal Request" in sg(attached, "sg_raw", attached.generic, "c1", *["00"] * 11)
 
 
 def test_read_past_the_end_is_refused(attached):

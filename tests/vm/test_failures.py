@@ -22,9 +22,7 @@ def serving(guest):
 
 def refused(guest, lowers, **more):
     """Attaches an image that cannot be opened; returns what the result file says."""
-    guest.call(
-        "files.write_json", CONFIG, {"lowers": lowers, "resultFile": RESULT, **more}
-    )
+    guest.call("files.write_json", CONFIG, {"lowers": lowers, "resultFile": RESULT, **more})
     with pytest.raises(session.GuestError) as caught:
         guest.call("disk.attach", 1, CONFIG)
     assert caught.value.errno == errno.ENOENT
@@ -119,8 +117,6 @@ def test_log_tells_the_life_of_a_device(guest):
 def test_device_id_is_accepted(guest):
     stack = images.STACKS["plain"]
     guest.call("service.start")
-    disk = guest.call("disk.attach", 1, stack.config_path, device_id="snapshot-7")[
-        "disk"
-    ]
+    disk = guest.call("disk.attach", 1, stack.config_path, device_id="snapshot-7")["disk"]
     compared = guest.call("reads.compare_random", disk, stack.view_path, 5, 10)
     assert compared["differs_in"] is None

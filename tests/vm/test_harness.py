@@ -44,9 +44,7 @@ def test_missing_program(vm):
 
 def test_input_larger_than_any_pipe(vm):
     data = os.urandom(3 << 20)
-    assert vm.run("sha256sum", input_data=data) == vm.run(
-        "tee /tmp/a | sha256sum", input_data=data
-    )
+    assert vm.run("sha256sum", input_data=data) == vm.run("tee /tmp/a | sha256sum", input_data=data)
     assert vm.run("stat -c %s /tmp/a") == f"{len(data)}\n"
 
 
@@ -80,9 +78,7 @@ def test_files_there_and_back(vm, tmp_path):
 
 def test_panic_shows_the_console():
     with machine.Machine(memory_mib=256, cpus=1) as vm:
-        command = vm.popen(
-            "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger"
-        )
+        command = vm.popen("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger")
         with pytest.raises(errors.VmDied, match="Kernel panic"):
             command.wait(30)
 

@@ -19,9 +19,7 @@ def crowd(guest):
     guest.crowd = {number: stacks[number % len(stacks)] for number in NUMBERS}
     pairs = [[number, stack.config_path] for number, stack in guest.crowd.items()]
     took = guest.call("disk.attach_all", pairs)
-    print(
-        f"{COUNT} disks attached in {took['seconds']:.1f} s, slowest {took['slowest_s']:.1f} s"
-    )
+    print(f"{COUNT} disks attached in {took['seconds']:.1f} s, slowest {took['slowest_s']:.1f} s")
     return guest
 
 
@@ -37,9 +35,7 @@ def test_each_has_its_own_bytes(crowd, seed):
 def test_memory(crowd):
     idle, full = crowd.memory_idle["rss"], crowd.call("service.memory")["rss"]
     device = (full - idle) / COUNT
-    print(
-        f"RSS idle {idle / MIB:.1f} MiB, {COUNT} devices {full / MIB:.1f} MiB", end=" "
-    )
+    print(f"RSS idle {idle / MIB:.1f} MiB, {COUNT} devices {full / MIB:.1f} MiB", end=" ")
     print(f"({device / MIB:.2f} MiB each), {crowd.call('service.threads')} threads")
     assert idle < IDLE_RSS
     assert device < DEVICE_RSS
@@ -49,9 +45,7 @@ def test_all_detached_leave_nothing(crowd):
     crowd.call("disk.detach_all", list(NUMBERS))
     assert crowd.call("disk.attached") == []
     left = [
-        path
-        for path in crowd.call("service.open_files")
-        if path.startswith(("/root", "/dev/uio"))
+        path for path in crowd.call("service.open_files") if path.startswith(("/root", "/dev/uio"))
     ]
     assert left == []
 
@@ -61,9 +55,7 @@ def pair(guest):
     """Disks 1 and 2 under load, every read compared; their names in guest.disks."""
     guest.call("service.start")
     stack = images.STACKS["zstd-4k"]
-    guest.disks = [
-        guest.call("disk.attach", n, stack.config_path)["disk"] for n in (1, 2)
-    ]
+    guest.disks = [guest.call("disk.attach", n, stack.config_path)["disk"] for n in (1, 2)]
     for number, disk in enumerate(guest.disks):
         guest.call("reads.start_comparing", disk, stack.view_path, number)
         guest.call("reads.wait_compared", disk, 20)
@@ -89,9 +81,7 @@ def test_removal_under_fio_spares_the_other(pair):
     fio = pair.start("load.fio", gone, "randread", "4k", 32, seconds=8)
     pair.call("load.wait_busy", gone)
     pair.call("disk.detach", 1)
-    fio.result(
-        30
-    )  # its end is the point: what a read of a gone disk says is the kernel's affair
+    fio.result(30)  # its end is the point: what a read of a gone disk says is the kernel's affair
     pair.call("reads.wait_compared", stays, 200)
     assert pair.call("reads.stop_comparing", stays)["differs_in"] is None
     pair.call("reads.stop_comparing", gone)

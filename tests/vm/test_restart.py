@@ -32,9 +32,7 @@ def assert_read_waits_for_a_daemon(guest, path):
     started = guest.call("service.start")
     outcome = guest.call("reads.finish_reading", path)
     assert outcome["sha256"] == STACK.sha256_of[path[len(PLACE) + 1 :]]
-    print(
-        f"ready {started['seconds']:.2f} s after start, read took {outcome['seconds']:.2f} s"
-    )
+    print(f"ready {started['seconds']:.2f} s after start, read took {outcome['seconds']:.2f} s")
 
 
 def test_read_during_absence_completes_after_kill(mounted):
@@ -69,9 +67,7 @@ def test_load_survives_three_kills(mounted):
 def test_second_daemon_is_refused_and_harms_nothing(mounted):
     second = mounted.call("service.run", [])
     assert second["status"] != 0
-    assert "another" in second["output"] + second["errors"] + mounted.call(
-        "service.log"
-    )
+    assert "another" in second["output"] + second["errors"] + mounted.call("service.log")
     assert_tree_is_right(mounted)
 
 

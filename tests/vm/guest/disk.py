@@ -70,9 +70,7 @@ def attach_all(pairs):
     """Attaches [[number, config], ...], each in a thread of its own."""
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(len(pairs)) as executor:
-        futures = [
-            executor.submit(attach, *pair, rounds=CROWD_ROUNDS) for pair in pairs
-        ]
+        futures = [executor.submit(attach, *pair, rounds=CROWD_ROUNDS) for pair in pairs]
         slowest_s = max(future.result()["attach_s"] for future in futures)
     return {"seconds": time.monotonic() - started, "slowest_s": slowest_s}
 
@@ -117,9 +115,7 @@ def _link(number):
     os.makedirs(loopback(number), 0o700, exist_ok=True)
     os.makedirs(lun(number), 0o700, exist_ok=True)
     write(loopback(number) / "tpgt_1" / "nexus", name(number))
-    os.symlink(
-        core(number), link(number)
-    )  # the kernel scans the new disk inside this call
+    os.symlink(core(number), link(number))  # the kernel scans the new disk inside this call
 
 
 def _discover(number, rounds):

@@ -18,17 +18,13 @@ def mark(name):
 def complaints():
     """Warnings and worse since the last mark."""
     levels = "--level=emerg,alert,crit,err,warn"
-    said = subprocess.run(
-        ["dmesg", levels], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+    said = subprocess.run(["dmesg", levels], check=True, stdout=subprocess.PIPE, text=True).stdout
     lines = said.rpartition("vm-test: ")[2].splitlines()[1:]
     return [line for line in lines if EXPECTED not in line]
 
 
 def log(lines=60):
-    said = subprocess.run(
-        ["dmesg"], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+    said = subprocess.run(["dmesg"], check=True, stdout=subprocess.PIPE, text=True).stdout
     return "\n".join(said.splitlines()[-lines:])
 
 
@@ -59,11 +55,7 @@ def command(*argv, timeout_s=60):
 
 
 def module_parameter(name):
-    return (
-        pathlib.Path("/sys/module/target_core_user/parameters", name)
-        .read_text()
-        .strip()
-    )
+    return pathlib.Path("/sys/module/target_core_user/parameters", name).read_text().strip()
 
 
 def set_module_parameter(name, value):

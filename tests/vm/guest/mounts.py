@@ -54,9 +54,7 @@ def mounted(under="/mnt"):
     """Mount points below a folder, the deepest first."""
     with open("/proc/self/mounts") as lines:
         places = [line.split()[1] for line in lines]
-    return sorted(
-        (place for place in places if place.startswith(under + "/")), reverse=True
-    )
+    return sorted((place for place in places if place.startswith(under + "/")), reverse=True)
 
 
 def drop_caches():

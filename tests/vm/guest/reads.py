@@ -147,9 +147,7 @@ def wait_blocked(path, timeout_s=10):
             if file.read().rpartition(")")[2].split()[0] == "D":
                 return
         time.sleep(0.01)
-    raise TimeoutError(
-        f"the reader of {path} does not wait for the disk: {_readers[path].outcome}"
-    )
+    raise TimeoutError(f"the reader of {path} does not wait for the disk: {_readers[path].outcome}")
 
 
 def finish_reading(path, timeout_s=30):
@@ -184,9 +182,7 @@ class _Comparer(threading.Thread):
                 while not self.stop:
                     offset, length = _pick(self.generator, spans, source.size)
                     got = source.read(offset, length)
-                    if (
-                        len(got) < length
-                    ):  # what a disk that has gone says: it ends here
+                    if len(got) < length:  # what a disk that has gone says: it ends here
                         self.outcome["errno"] = errno.ENODEV
                         return
                     if got != os.pread(expected, length, offset):
@@ -218,9 +214,7 @@ def wait_compared(disk, more, timeout_s=30):
     with comparer.progress:
         wanted = comparer.count + more
         if not comparer.progress.wait_for(lambda: comparer.count >= wanted, timeout_s):
-            raise TimeoutError(
-                f"{disk}: {comparer.count} of {wanted} reads, {comparer.outcome}"
-            )
+            raise TimeoutError(f"{disk}: {comparer.count} of {wanted} reads, {comparer.outcome}")
 
 
 def stop_comparing(disk, timeout_s=30):

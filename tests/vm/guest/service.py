@@ -67,9 +67,7 @@ def _wait_ready(ready, started):
         except socket.timeout:
             pass
         if _daemon.poll() is not None:
-            raise RuntimeError(
-                f"it ended with status {_daemon.returncode}:\n{output()[-3000:]}"
-            )
+            raise RuntimeError(f"it ended with status {_daemon.returncode}:\n{output()[-3000:]}")
     _daemon.kill()
     raise TimeoutError(f"not ready after {READY_TIMEOUT_S} s:\n{output()[-3000:]}")
 

@@ -30,9 +30,7 @@ def choose(cache: pathlib.Path, try_kvm: Callable[[], bool]) -> str:
     demanded = os.environ.get(ENVIRONMENT)
     if demanded:
         if demanded not in CHOICES:
-            raise ValueError(
-                f"{ENVIRONMENT}={demanded}: not one of {', '.join(CHOICES)}"
-            )
+            raise ValueError(f"{ENVIRONMENT}={demanded}: not one of {', '.join(CHOICES)}")
         return demanded
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return TCG

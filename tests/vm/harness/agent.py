@@ -125,9 +125,7 @@ class Command:
                     return
                 self.process.stdin.write(data)
                 self.process.stdin.flush()
-            except (
-                BrokenPipeError
-            ):  # the command does not read any more; its status says why
+            except BrokenPipeError:  # the command does not read any more; its status says why
                 return
 
     def wait(self, forget):

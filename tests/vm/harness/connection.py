@@ -21,9 +21,7 @@ from . import errors, protocol
 class Command:
     """A command running in the guest."""
 
-    def __init__(
-        self, connection: Connection, channel: int, argv: Sequence[str]
-    ) -> None:
+    def __init__(self, connection: Connection, channel: int, argv: Sequence[str]) -> None:
         self.argv = list(argv)
         self.status: Optional[int] = None
         self.output = bytearray()
@@ -44,21 +42,15 @@ class Command:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Signals the command and all it started, unless they made sessions of their own."""
-        self._connection.send(
-            self._channel, protocol.SIGNAL, protocol.NUMBER.pack(number)
-        )
+        self._connection.send(self._channel, protocol.SIGNAL, protocol.NUMBER.pack(number))
 
     def wait(self, timeout_s: float) -> int:
         """Its status; minus the signal's number when one ended it."""
         if not self._ended.wait(timeout_s):
-            raise errors.VmTimeout(
-                f"still running after {timeout_s:g} s: {' '.join(self.argv)}"
-            )
+            raise errors.VmTimeout(f"still running after {timeout_s:g} s: {' '.join(self.argv)}")
         if self.status is None:
             tail = self._connection.console_tail()
-            raise errors.VmDied(
-                f"the machine ended during: {' '.join(self.argv)}", tail
-            )
+            raise errors.VmDied(f"the machine ended during: {' '.join(self.argv)}", tail)
         return self.status
 
     def check(self, timeout_s: float) -> str:
@@ -102,9 +94,7 @@ class Connection:
         except OSError:
             self._socket.close()
             raise
-        self._reader = threading.Thread(
-            target=self._read, name="vm-reader", daemon=True
-        )
+        self._reader = threading.Thread(target=self._read, name="vm-reader", daemon=True)
         self._reader.start()
 
     def start(
@@ -129,9 +119,7 @@ class Connection:
             try:
                 self._socket.sendall(protocol.pack(channel, kind, data))
             except OSError as error:
-                raise errors.VmDied(
-                    f"the wire is gone ({error})", self.console_tail()
-                ) from error
+                raise errors.VmDied(f"the wire is gone ({error})", self.console_tail()) from error
 
     def close(self) -> None:
         try:
@@ -152,9 +140,7 @@ class Connection:
         with self._socket.makefile("rb") as stream:
             try:
                 while True:
-                    self._dispatch(
-                        *protocol.unpack(lambda count: _exactly(stream, count))
-                    )
+                    self._dispatch(*protocol.unpack(lambda count: _exactly(stream, count)))
             except (EOFError, OSError):
                 pass
         self.ended.set()

@@ -34,9 +34,7 @@ class VmTimeout(VmError):
 class CommandFailed(VmError):
     """A command ended with another status than 0."""
 
-    def __init__(
-        self, argv: Sequence[str], status: int, output: str, errors: str
-    ) -> None:
+    def __init__(self, argv: Sequence[str], status: int, output: str, errors: str) -> None:
         self.status = status
         self.output = output
         self.errors = errors

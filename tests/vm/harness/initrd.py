@@ -58,9 +58,7 @@ def _cpio(entries: list[Tuple[str, int, bytes]]) -> bytes:
     padded to 4.
     """
     out = bytearray()
-    for number, (name, mode, data) in enumerate(
-        [*entries, ("TRAILER!!!", 0, b"")], start=1
-    ):
+    for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], start=1):
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
         out += b"070701" + b"".join(b"%08X" % field for field in fields)
         out += name.encode() + b"\0"

@@ -45,9 +45,7 @@ class Machine:
             raise errors.VmMissing(f"{QEMU} is not installed")
         self.boot_s = 0.0
         self._root = rootfs.build()
-        self.accelerator = accelerator or acceleration.choose(
-            rootfs.cache_folder(), kvm_works
-        )
+        self.accelerator = accelerator or acceleration.choose(rootfs.cache_folder(), kvm_works)
         self._memory_mib = memory_mib
         self._cpus = cpus
         self._kernel_arguments = kernel_arguments
@@ -85,11 +83,7 @@ class Machine:
 
     def stop(self) -> None:
         """Powers the guest off; what does not go by itself is killed."""
-        if (
-            self._qemu is not None
-            and self._qemu.poll() is None
-            and self._connection is not None
-        ):
+        if self._qemu is not None and self._qemu.poll() is None and self._connection is not None:
             try:
                 self._wire.send(0, protocol.POWER_OFF)
                 self._qemu.wait(STOP_TIMEOUT_S)
@@ -139,9 +133,7 @@ class Machine:
         argv = ["bash", "-c", command] if isinstance(command, str) else list(command)
         return self._wire.start(argv, env, cwd, output_sink, errors_sink)
 
-    def run(
-        self, command: CommandLine, timeout_s: float = 60, input_data: bytes = b""
-    ) -> str:
+    def run(self, command: CommandLine, timeout_s: float = 60, input_data: bytes = b"") -> str:
         """Runs a command and returns its stdout; raises CommandFailed for another status than 0."""
         started = self.popen(command)
         started.write(input_data)
@@ -162,13 +154,9 @@ class Machine:
         """
         path = pathlib.Path(source)
         folder, names = (path, ["."]) if path.is_dir() else (path.parent, [path.name])
-        unpack = self.popen(
-            ["sh", "-ec", 'mkdir -p "$0"; exec tar -xSf - -C "$0"', target]
-        )
+        unpack = self.popen(["sh", "-ec", 'mkdir -p "$0"; exec tar -xSf - -C "$0"', target])
         pack = ["tar", "-cShf", "-", "--exclude=__pycache__", "--owner=0", "--group=0"]
-        with subprocess.Popen(
-            [*pack, "-C", str(folder), *names], stdout=subprocess.PIPE
-        ) as tar:
+        with subprocess.Popen([*pack, "-C", str(folder), *names], stdout=subprocess.PIPE) as tar:
             assert tar.stdout is not None
             while True:
                 data = tar.stdout.read(protocol.CHUNK_BYTES)
@@ -188,14 +176,10 @@ class Machine:
         unpack = ["tar", "-xSf", "-", "--no-same-owner", "-C", str(target)]
         with subprocess.Popen(unpack, stdin=subprocess.PIPE) as tar:
             assert tar.stdin is not None
-            pack = self.popen(
-                ["tar", "-cSf", "-", "-C", source, "."], output_sink=tar.stdin.write
-            )
+            pack = self.popen(["tar", "-cSf", "-", "-C", source, "."], output_sink=tar.stdin.write)
             pack.check(timeout_s)
         if tar.returncode:
-            raise errors.VmError(
-                f"tar into {target} ended with status {tar.returncode}"
-            )
+            raise errors.VmError(f"tar into {target} ended with status {tar.returncode}")
 
     # ---- inside
 

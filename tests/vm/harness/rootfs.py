@@ -28,9 +28,7 @@ from typing import Iterator
 from . import errors
 
 SUITE = "bookworm"
-MIRROR_ENVIRONMENT = (
-    "OVERLAYBD_VM_MIRROR"  # default: Debian's own, with its security updates
-)
+MIRROR_ENVIRONMENT = "OVERLAYBD_VM_MIRROR"  # default: Debian's own, with its security updates
 KERNEL = "linux-image-cloud-amd64"
 DAEMON_PACKAGES = (
     "python3 libtcmu2 libaio1 liblz4-1 libzstd1 libssl3 libcurl4 python3-jsonschema python3-lz4 "
@@ -77,11 +75,7 @@ class RootImage:
 def cache_folder() -> pathlib.Path:
     """Where images are kept: $OVERLAYBD_VM_CACHE, or the checkout's build/vm."""
     named = os.environ.get("OVERLAYBD_VM_CACHE")
-    return (
-        pathlib.Path(named)
-        if named
-        else pathlib.Path(__file__).parents[3] / "build" / "vm"
-    )
+    return pathlib.Path(named) if named else pathlib.Path(__file__).parents[3] / "build" / "vm"
 
 
 def build() -> RootImage:
@@ -94,9 +88,7 @@ def build() -> RootImage:
 
 
 def _key() -> str:
-    said = "\0".join(
-        [SUITE, KERNEL_HOOK, *DAEMON_PACKAGES, *TEST_PACKAGES, *BOOT_MODULES]
-    )
+    said = "\0".join([SUITE, KERNEL_HOOK, *DAEMON_PACKAGES, *TEST_PACKAGES, *BOOT_MODULES])
     return hashlib.sha256(f"{said}\0{IMAGE_BYTES}".encode()).hexdigest()[:12]
 
 
@@ -111,13 +103,9 @@ def _lock(folder: pathlib.Path) -> Iterator[None]:
 def _make(folder: pathlib.Path) -> None:
     for program in NEEDED_PROGRAMS:
         if not shutil.which(program):
-            raise errors.VmMissing(
-                f"{program} is not installed; making the guest's disk needs it"
-            )
+            raise errors.VmMissing(f"{program} is not installed; making the guest's disk needs it")
     if os.geteuid() != 0:
-        raise errors.VmMissing(
-            "making the guest's disk needs root (once; running it does not)"
-        )
+        raise errors.VmMissing("making the guest's disk needs root (once; running it does not)")
     started = time.monotonic()
     print("vm: making the guest's disk, once", file=sys.stderr)
     work = folder.with_name(folder.name + ".tmp")
@@ -175,9 +163,7 @@ def _take_boot_files(tree: pathlib.Path, boot: pathlib.Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
-    paths = [
-        line.split()[1] for line in shown.splitlines() if line.startswith("insmod ")
-    ]
+    paths = [line.split()[1] for line in shown.splitlines() if line.startswith("insmod ")]
     for number, path in enumerate(dict.fromkeys(paths)):
         name = os.path.basename(path)
         shutil.copy(tree / path.lstrip("/"), boot / "modules" / f"{number:02}-{name}")
