@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "error.h"
 #include "events.h"
@@ -17,14 +16,6 @@ enum {
 	/* what is read ahead of the decoder at once: a piece of 4 KiB blocks, or two 64 KiB ones */
 	STORED = 132 * 1024,
 };
-
-uint64_t obd_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
 
 /* ---- workers ---- */
 

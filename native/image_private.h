@@ -3,6 +3,7 @@
 #define OBD_IMAGE_PRIVATE_H
 #include <pthread.h>
 
+#include "clock.h"
 #include "engine.h"
 #include "read.h"
 
@@ -77,7 +78,5 @@ void obd_inflight_sub(struct obd_image *image);
 void obd_report_error(struct obd_worker *worker, uint64_t offset, uint64_t count, int code);
 void obd_report_slow(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
 		     uint64_t latency_ns);
-
-uint64_t obd_now_ns(void);
 
 #endif
