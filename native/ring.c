@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "obd_test.h"
 
 /* struct tcmu_mailbox */
 enum {
@@ -188,4 +189,14 @@ void obd_ring_skip(struct obd_ring *ring, uint32_t taken)
 
 	if (behind != tail)
 		__atomic_store_n(word(ring, MAILBOX_TAIL), behind, __ATOMIC_RELEASE);
+}
+
+uint32_t obd_test_load_acquire(const void *word)
+{
+	return __atomic_load_n((const uint32_t *)word, __ATOMIC_ACQUIRE);
+}
+
+void obd_test_store_release(void *word, uint32_t value)
+{
+	__atomic_store_n((uint32_t *)word, value, __ATOMIC_RELEASE);
 }
