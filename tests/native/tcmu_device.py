@@ -91,6 +91,10 @@ def capacity_16(allocated=32):
     return struct.pack(">BBQIBB", 0x9E, 0x10, 0, allocated, 0, 0)
 
 
+def report_opcodes(option, opcode=0, action=0, allocated=512):
+    return struct.pack(">BBBBHIBB", 0xA3, 0x0C, option, opcode, action, allocated, 0, 0)
+
+
 def mode_sense_6(page, subpage=0, control=0, allocated=255):
     return bytes([0x1A, 0, control << 6 | page, subpage, allocated, 0])
 

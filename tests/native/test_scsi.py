@@ -275,13 +275,60 @@ def test_writes_are_refused_as_write_protected(disk, opcode):
     assert good(disk.ask(scsi.read_10(0, 1), 512)) == before
 
 
-KNOWN = (0x00, 0x12, 0x15, 0x1A, 0x25, 0x08, 0x28, 0xA8, 0x88, 0x35, 0x91, 0x55, 0x5A, 0x9E)
+KNOWN = (0x00, 0x08, 0x12, 0x15, 0x1A, 0x25, 0x28, 0x35, 0x55, 0x5A, 0x88, 0x91, 0x9E, 0xA3, 0xA8)
 
 
 def test_every_other_opcode_is_answered_as_invalid(disk):
     for opcode in sorted(set(range(256)) - set(KNOWN) - set(WRITES)):
         answer = disk.ask(bytes([opcode]) + bytes(15), 512)
         assert refused(answer) == (ILLEGAL, INVALID_OPCODE), hex(opcode)
+
+
+# ---- which commands there are
+
+
+def ask_opcodes(disk, option, opcode=0, action=0, allocated=512):
+    return disk.ask(scsi.report_opcodes(option, opcode, action, allocated), allocated)
+
+
+def test_list_of_commands(disk):
+    data = good(ask_opcodes(disk, 0))
+    assert struct.unpack_from(">I", data)[0] == len(data) - 4
+    rows = [struct.unpack_from(">BxHxBH", data, at) for at in range(4, len(data), 8)]
+    listed = {opcode for opcode, _, _, _ in rows}
+    assert listed == {*KNOWN, 0xA0}  # REPORT LUNS: the kernel answers it
+    for opcode, action, flags, length in rows:
+        assert (action, flags) == {0x9E: (0x10, 1), 0xA3: (0x0C, 1)}.get(opcode, (0, 0))
+        assert length == {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}[opcode >> 5]
+
+
+@pytest.mark.parametrize("opcode", sorted(set(range(256)) - {0x9E, 0xA3}))
+def test_one_command(disk, opcode):
+    data = good(ask_opcodes(disk, 1, opcode))
+    assert data == good(ask_opcodes(disk, 3, opcode))
+    if opcode in (*KNOWN, 0xA0):
+        assert data[1] == 3 and data[4] == opcode
+        assert struct.unpack_from(">H", data, 2)[0] == len(data) - 4
+    else:  # WRITE SAME among them: the kernel offers no zeroing then
+        assert data == b"\0\1\0\0"
+
+
+def test_commands_with_service_actions(disk):
+    for opcode, known in ((0x9E, 0x10), (0xA3, 0x0C)):
+        for action in range(32):
+            data = good(ask_opcodes(disk, 2, opcode, action))
+            assert data[1] == (3 if action == known else 1)
+
+
+@pytest.mark.parametrize("option, opcode", [(1, 0x9E), (1, 0xA3), (2, 0x28), (4, 0), (7, 0)])
+def test_wrong_questions_about_commands(disk, option, opcode):
+    assert refused(ask_opcodes(disk, option, opcode)) == (ILLEGAL, INVALID_FIELD)
+
+
+def test_other_maintenance_is_refused(disk):
+    for action in sorted(set(range(32)) - {0x0C}):
+        answer = disk.ask(bytes([0xA3, action]) + bytes(10), 512)
+        assert refused(answer) == (ILLEGAL, INVALID_OPCODE)
 
 
 # ---- reads
