@@ -21,6 +21,7 @@ struct obd_work {
 	pthread_cond_t gone;		 /**< a thread has ended */
 	struct obd_requests small, bulk; /**< pieces nobody has taken yet: one-piece requests, longer ones */
 	unsigned small_count;
+	unsigned small_us;   /**< what the requests in small will cost, roughly */
 	unsigned since_bulk; /**< small pieces taken since the last bulk one, so that bulk cannot starve */
 	struct obd_piece *blocked, **blocked_tail; /**< pieces that have to wait for the disk */
 	struct obd_piece *spare;		   /**< piece records to reuse */
