@@ -27,8 +27,9 @@ struct obd_work {
 	struct obd_piece *spare;		   /**< piece records to reuse */
 	struct obd_slot *ready, **ready_tail;	   /**< slots whose reads are done */
 	struct obd_slot *free_slots;
-	unsigned threads, idle, busy; /**< alive; asleep; busy with work that is not in blocked */
-	unsigned wakes;		      /**< sleepers that have been called and are not up yet */
+	unsigned threads, idle; /**< alive; asleep */
+	unsigned busy;		/**< atomic: threads busy with work that is not in blocked */
+	unsigned wakes;		/**< sleepers that have been called and are not up yet */
 	bool stop;
 	unsigned queued; /**< atomic: pieces, slots and requests in the lists, for looking without the lock */
 };
@@ -62,6 +63,12 @@ void obd_work_ready(struct obd_image *image, struct obd_slot *slot);
 void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot);
 /** Puts a piece's outcome into its request and completes it with the last one. worker may be NULL (no memory). */
 void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, int result);
+
+/** No other thread works for the image now, as far as one can know without the lock. */
+static inline bool obd_work_alone(const struct obd_image *image)
+{
+	return !__atomic_load_n(&image->work.busy, __ATOMIC_RELAXED);
+}
 
 /* slot.c */
 int obd_slots_init(struct obd_image *image);

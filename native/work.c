@@ -63,6 +63,11 @@ static inline void queued_sub(struct obd_work *work, unsigned count)
 	__atomic_store_n(&work->queued, work->queued - count, __ATOMIC_RELAXED);
 }
 
+static inline void busy_add(struct obd_work *work, int more)
+{
+	__atomic_store_n(&work->busy, work->busy + (unsigned)more, __ATOMIC_RELAXED);
+}
+
 static inline unsigned cost_us(const struct obd_image *image, const struct obd_request *request)
 {
 	return image->small_cost_us + (unsigned)(request->count / 16384);
@@ -312,13 +317,13 @@ static void helper_loop(struct obd_image *image, struct obd_worker *worker)
 		work->wakes--;
 	for (;;) {
 		if (claim_work(image, &claim, true)) {
-			bool counted = !claim.waiting;
+			const int counted = !claim.waiting;
 
-			work->busy += counted;
+			busy_add(work, counted);
 			pthread_mutex_unlock(&work->lock);
 			serve_claim(worker, &claim);
 			pthread_mutex_lock(&work->lock);
-			work->busy -= counted;
+			busy_add(work, -counted);
 			continue;
 		}
 		if (work->stop)
@@ -326,11 +331,11 @@ static void helper_loop(struct obd_image *image, struct obd_worker *worker)
 		if (!image->engine && work->busy < image->options.helpers) {
 			bool found;
 
-			work->busy++; /* the one that spins is the one that will help */
+			busy_add(work, 1); /* the one that spins is the one that will help */
 			pthread_mutex_unlock(&work->lock);
 			found = spin(work, &spin_us);
 			pthread_mutex_lock(&work->lock);
-			work->busy--;
+			busy_add(work, -1);
 			if (found || work->queued)
 				continue;
 		}
