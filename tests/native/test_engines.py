@@ -272,17 +272,3 @@ def test_options_that_are_refused(tmp_path, options, complaint):
             native.Image([one], **options)
         assert caught.value.code == errno.EINVAL
         assert not one.closed
-
-
-def test_255_layers_and_no_more(tmp_path):
-    layers.write_picture(tmp_path / "lower", "A" * 254)
-    layers.write_picture(tmp_path / "layer", "-" * 253 + "B")
-    paths = [tmp_path / "lower"] + [tmp_path / "layer"] * 254
-    with native.Image([native.Layer.open(str(path)) for path in paths]) as image:
-        assert image.info().layers == 255
-        assert image.pread(2 * CLUSTER, 252 * CLUSTER) == layers.view("A" * 253 + "B")[-8192:]
-    opened = [native.Layer.open(str(path)) for path in [*paths, paths[0]]]
-    with pytest.raises(errors.NativeError, match="layers: 256 given"):
-        native.Image(opened)
-    for one in opened:
-        one.close()

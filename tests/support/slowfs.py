@@ -42,6 +42,7 @@ class SlowFile:
         self.pending_max = 0
         self.reads = 0
         self.given_up = 0
+        self.asked = threading.Event()  # by a read that has to wait
         self._source = os.open(source, os.O_RDONLY)
         self._size = os.fstat(self._source).st_size
         self._held = []
@@ -137,6 +138,7 @@ class SlowFile:
         elif opcode == _READ:
             _, offset, size = struct.unpack_from("=QQI", body)
             self.reads += 1
+            self.asked.set()
             self._held.append((unique, offset, size))
             self.pending_max = max(self.pending_max, len(self._held))
             if len(self._held) >= self.hold:
