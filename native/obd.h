@@ -16,7 +16,7 @@
 #define OBD_PUBLIC __attribute__((visibility("default")))
 
 /** Bumped with every change of a struct or a signature below; Python refuses another. */
-#define OBD_ABI_VERSION 1u
+#define OBD_ABI_VERSION 2u
 
 OBD_PUBLIC uint32_t obd_abi(void);
 /** sizeof a struct of this header by its name ("obd_error"), 0 when unknown. */
@@ -87,6 +87,46 @@ struct obd_layer;
 OBD_PUBLIC int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err);
 OBD_PUBLIC void obd_layer_close(struct obd_layer *layer);
 OBD_PUBLIC void obd_layer_info(const struct obd_layer *layer, struct obd_layer_info *ret);
+
+/* ---- upper: a writable layer, a data file and, unless it is sparse, an index file ---- */
+
+struct obd_upper_options {
+	uint64_t virtual_size;	 /**< bytes, a multiple of 512; 0 = inherits from below */
+	uint32_t sparse;	 /**< 1: the data file is laid out as the disk, the index file stays empty */
+	uint32_t reserved;	 /**< 0 */
+	const char *uuid;	 /**< text; NULL = a random one */
+	const char *parent_uuid; /**< text; NULL = none */
+};
+
+struct obd_upper_info {
+	uint64_t virtual_size; /**< bytes, 0 = inherits from below */
+	uint64_t segments;     /**< what it has, zeroed ones included */
+	uint64_t mapped;       /**< bytes with data */
+	uint64_t memory;       /**< bytes held for the segments */
+	uint64_t data_size;    /**< bytes of the data file */
+	uint64_t dropped;      /**< index entries that were not believed when it was opened: never confirmed, or torn */
+	uint32_t sparse;
+	uint32_t read_only;
+	char uuid[40]; /**< text, "" when none or invalid */
+	char parent_uuid[40];
+};
+
+struct obd_upper;
+#define OBD_UPPER_READ_ONLY 1u /**< for the tools: neither file is changed, and another reader is welcome; exact */
+#define OBD_UPPER_EXACT 2u /**< segments stay what was written: so what is made of them is as the original makes it */
+
+/** Makes both files, whole or not at all. -EEXIST when there is one already; index_path is needed for both kinds. */
+OBD_PUBLIC int obd_upper_create(const char *data_path, const char *index_path, const struct obd_upper_options *options,
+				struct obd_error *err);
+/**
+ * index_path may be NULL or "" for a sparse one. What a crash has left is put right: a torn tail is cut, and after a
+ * power cut what no flush has confirmed. -EBUSY while another process has it open for writing.
+ */
+OBD_PUBLIC int obd_upper_open(const char *data_path, const char *index_path, uint32_t flags, struct obd_upper **ret,
+			      struct obd_error *err);
+/** Flushes and closes; 0 or what the flush says. The handle is gone either way. */
+OBD_PUBLIC int obd_upper_close(struct obd_upper *upper, struct obd_error *err);
+OBD_PUBLIC void obd_upper_info(struct obd_upper *upper, struct obd_upper_info *ret);
 
 /* ---- image: a stack of layers, read as one disk ---- */
 

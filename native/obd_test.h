@@ -36,4 +36,9 @@ OBD_PUBLIC int obd_test_crc32c(unsigned version, const void *data, size_t count,
 /** Reads the unwrapped LSMT stream; count or -errno, -EINVAL beyond its end. */
 OBD_PUBLIC int64_t obd_test_layer_pread(const struct obd_layer *layer, void *buf, size_t count, uint64_t offset);
 
+/* ---- upper: upper_checkpoint.c ---- */
+
+/** From now on this is another start of the kernel, 16 bytes; NULL: the real one again. */
+OBD_PUBLIC void obd_test_upper_boot(const uint8_t *boot);
+
 #endif

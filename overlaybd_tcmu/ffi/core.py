@@ -27,7 +27,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 from .. import errors
 from . import load
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 # ---- the structs of obd.h
 
@@ -64,6 +64,31 @@ class LayerInfo(ctypes.Structure):
         ("uuid", c_char * 40),
         ("parent_uuid", c_char * 40),
         ("message", c_char * 260),
+    ]
+
+
+class UpperOptions(ctypes.Structure):
+    _fields_ = [
+        ("virtual_size", c_uint64),
+        ("sparse", c_uint32),
+        ("reserved", c_uint32),
+        ("uuid", c_char_p),
+        ("parent_uuid", c_char_p),
+    ]
+
+
+class UpperInfo(ctypes.Structure):
+    _fields_ = [
+        ("virtual_size", c_uint64),
+        ("segments", c_uint64),
+        ("mapped", c_uint64),
+        ("memory", c_uint64),
+        ("data_size", c_uint64),
+        ("dropped", c_uint64),
+        ("sparse", c_uint32),
+        ("read_only", c_uint32),
+        ("uuid", c_char * 40),
+        ("parent_uuid", c_char * 40),
     ]
 
 
@@ -134,6 +159,8 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_error": Error,
     "obd_event": Event,
     "obd_layer_info": LayerInfo,
+    "obd_upper_options": UpperOptions,
+    "obd_upper_info": UpperInfo,
     "obd_image_options": ImageOptions,
     "obd_image_info": ImageInfo,
     "obd_image_stats": ImageStats,
@@ -187,6 +214,18 @@ class Library:
         self.layer_open = fn("layer_open", c_int, [handle, ret, error], _check_text)
         self.layer_close = fn("layer_close", None, [handle])
         self.layer_info = fn("layer_info", None, [handle, POINTER(LayerInfo)])
+
+        self.upper_create = fn(
+            "upper_create",
+            c_int,
+            [c_char_p, c_char_p, POINTER(UpperOptions), error],
+            _check_text,
+        )
+        self.upper_open = fn(
+            "upper_open", c_int, [c_char_p, c_char_p, c_uint32, ret, error], _check_text
+        )
+        self.upper_close = fn("upper_close", c_int, [handle, error], _check_text)
+        self.upper_info = fn("upper_info", None, [handle, POINTER(UpperInfo)])
 
         self.image_create = fn(
             "image_create",

@@ -21,6 +21,7 @@ from typing import Any, Optional, Sequence, Tuple, Type, TypeVar
 from . import core
 
 BLOB_DIRECT = 1
+UPPER_READ_ONLY = 1
 
 
 class Engine(enum.IntEnum):
@@ -86,6 +87,22 @@ class LayerInfo:
     uuid: str
     parent_uuid: str
     message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class UpperInfo:
+    """struct obd_upper_info; sizes in bytes."""
+
+    virtual_size: int
+    segments: int
+    mapped: int
+    memory: int
+    data_size: int
+    dropped: int
+    sparse: int
+    read_only: int
+    uuid: str
+    parent_uuid: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +265,53 @@ class Layer(Handle):
 
     def _destroy(self, address: int) -> None:
         core.library().layer_close(address)
+
+
+def create_upper(
+    data: str,
+    index: str,
+    virtual_size: int = 0,
+    sparse: bool = False,
+    uuid: Optional[str] = None,
+    parent_uuid: Optional[str] = None,
+) -> None:
+    """
+    The two files of a new writable layer, whole or not at all. virtual_size is in bytes, 0 inherits
+    from below; uuid None is a random one.
+    """
+    options = core.UpperOptions(
+        virtual_size=virtual_size,
+        sparse=int(sparse),
+        uuid=uuid.encode() if uuid is not None else None,
+        parent_uuid=parent_uuid.encode() if parent_uuid is not None else None,
+    )
+    core.library().upper_create(
+        os.fsencode(data), os.fsencode(index), ctypes.byref(options), ctypes.byref(core.Error())
+    )
+
+
+class Upper(Handle):
+    """A writable layer; index may be "" for a sparse one. Opening it puts right what a crash left."""
+
+    def __init__(self, data: str, index: str, read_only: bool = False) -> None:
+        super().__init__()
+        ret = c_void_p()
+        core.library().upper_open(
+            os.fsencode(data),
+            os.fsencode(index),
+            UPPER_READ_ONLY if read_only else 0,
+            ctypes.byref(ret),
+            ctypes.byref(core.Error()),
+        )
+        self._address = ret.value
+
+    def info(self) -> UpperInfo:
+        struct = core.UpperInfo()
+        core.library().upper_info(self.address, ctypes.byref(struct))
+        return _record(UpperInfo, struct)
+
+    def _destroy(self, address: int) -> None:
+        core.library().upper_close(address, ctypes.byref(core.Error()))
 
 
 class Image(Handle):
