@@ -11,6 +11,7 @@
 
 #include "error.h"
 #include "image_private.h"
+#include "upper.h"
 
 enum walk_mode { WALK_NOW, WALK_PLAN, WALK_FINISH };
 
@@ -411,12 +412,13 @@ static int zfile_data(struct walk *walk, const struct obd_layer *layer, uint64_t
 
 /* ---- the merged index ---- */
 
-static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
+static int walk_lowers(struct walk *walk, uint64_t offset, uint64_t count)
 {
 	struct obd_image *image = walk->worker->image;
-	const struct obd_segments *segments = &image->index->segments;
+	const struct obd_index *index = obd_image_index(image);
+	const struct obd_segments *segments = &index->segments;
 	const uint64_t end = offset + count;
-	size_t i = obd_index_find(image->index, offset >> 9);
+	size_t i = obd_index_find(index, offset >> 9);
 
 	while (offset < end) {
 		uint64_t start = end, stop = end;
@@ -452,15 +454,69 @@ static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
 	return 0;
 }
 
+/* ---- a writable layer in front of it ---- */
+
+static int walk_segment(struct walk *walk, const struct obd_upper *upper, uint64_t key, uint64_t map, uint64_t offset,
+			uint64_t count)
+{
+	if (!obd_map_zeroed(map))
+		return raw_data(walk, &upper->layer,
+				(obd_map_msector(map) << 9) + (offset - (obd_key_sector(key) << 9)), count);
+	out_zero(walk, count);
+	return 0;
+}
+
+static int walk_upper(struct walk *walk, struct obd_upper *upper, uint64_t offset, uint64_t count)
+{
+	enum { FOUND = 16 };
+	const uint64_t end = offset + count;
+	unsigned found = FOUND;
+
+	while (offset < end && found == FOUND) {
+		uint64_t keys[FOUND], maps[FOUND];
+
+		found = obd_upper_find(upper, offset >> 9, (end + 511) >> 9, keys, maps, FOUND);
+		for (unsigned i = 0; i < found; i++) {
+			const uint64_t start = obd_key_sector(keys[i]) << 9;
+			const uint64_t stop = min_u64(obd_key_end(keys[i]) << 9, end);
+			int r = start > offset ? walk_lowers(walk, offset, start - offset) : 0;
+
+			if (start > offset)
+				offset = start;
+			if (!r)
+				r = walk_segment(walk, upper, keys[i], maps[i], offset, stop - offset);
+			if (r)
+				return r;
+			offset = stop;
+		}
+	}
+	return offset < end ? walk_lowers(walk, offset, end - offset) : 0;
+}
+
+static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
+{
+	struct obd_upper *upper = obd_image_upper(walk->worker->image);
+
+	return upper ? walk_upper(walk, upper, offset, count) : walk_lowers(walk, offset, count);
+}
+
 int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
 {
 	const uint64_t offset = piece->request->offset + piece->offset;
 	struct walk walk = {.worker = worker, .mode = WALK_NOW};
+	struct obd_image *image = worker->image;
+	unsigned side;
+	int r;
 
 	walk.streaming = offset == worker->expected && obd_work_alone(worker->image);
 	worker->expected = offset + piece->count;
 	out_seek(&walk, piece->request, piece->offset);
-	return walk_range(&walk, offset, piece->count);
+	if (!image->writable)
+		return walk_range(&walk, offset, piece->count);
+	side = obd_grace_enter(&image->grace);
+	r = walk_range(&walk, offset, piece->count);
+	obd_grace_leave(&image->grace, side);
+	return r;
 }
 
 int obd_read_plan(struct obd_worker *worker, struct obd_slot *slot)
@@ -490,12 +546,16 @@ int obd_read_finish(struct obd_worker *worker, struct obd_slot *slot)
 
 uint64_t obd_read_cut(const struct obd_image *image, uint64_t offset, uint64_t count)
 {
-	const struct obd_segments *segments = &image->index->segments;
+	const struct obd_segments *segments;
 	const uint64_t end = offset + count;
 	const struct obd_layer *layer;
 	uint64_t start, in;
-	size_t i = obd_index_find(image->index, end >> 9);
+	size_t i;
 
+	if (image->writable) /* its index may be replaced at any time, and nobody would wait for us */
+		return count;
+	segments = &image->index->segments;
+	i = obd_index_find(image->index, end >> 9);
 	if (i == segments->count)
 		return count;
 	start = obd_key_sector(segments->key[i]) << 9;

@@ -23,7 +23,7 @@ struct obd_piece {
 /** Counters of one worker: written by it alone, read by anybody. */
 struct obd_counters {
 	uint64_t reads, read_bytes, zero_bytes, errors, inline_reads, disk_reads, disk_bytes, blocked, blocks_decoded,
-		block_hits, slow_reads;
+		block_hits, slow_reads, writes, write_bytes, discards, flushes;
 };
 
 static inline void obd_count(uint64_t *counter, uint64_t more)

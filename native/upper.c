@@ -54,15 +54,23 @@ void obd_upper_info(struct obd_upper *upper, struct obd_upper_info *ret)
 
 /* ---- life ---- */
 
-/* The map is changed for microseconds at a time: a writer that waited for all readers could wait for ever. */
-static void init_lock(pthread_rwlock_t *lock)
+static void init_locks(struct obd_upper *upper)
 {
-	pthread_rwlockattr_t attr;
+	pthread_rwlockattr_t rwlock;
+	pthread_condattr_t cond;
 
-	pthread_rwlockattr_init(&attr);
-	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-	pthread_rwlock_init(lock, &attr);
-	pthread_rwlockattr_destroy(&attr);
+	/* a change takes a microsecond: one that waited until no search is under way could wait for ever */
+	pthread_rwlockattr_init(&rwlock);
+	pthread_rwlockattr_setkind_np(&rwlock, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&upper->map_lock, &rwlock);
+	pthread_rwlockattr_destroy(&rwlock);
+	pthread_mutex_init(&upper->append_lock, NULL);
+	pthread_mutex_init(&upper->flush_lock, NULL);
+	pthread_mutex_init(&upper->timer_lock, NULL);
+	pthread_condattr_init(&cond);
+	pthread_condattr_setclock(&cond, CLOCK_MONOTONIC);
+	pthread_cond_init(&upper->timer_wake, &cond);
+	pthread_condattr_destroy(&cond);
 }
 
 static void upper_free(struct obd_upper *upper)
@@ -75,7 +83,13 @@ static void upper_free(struct obd_upper *upper)
 		close(upper->index_fd);
 	obd_upper_index_deinit(&upper->map);
 	pthread_rwlock_destroy(&upper->map_lock);
+	pthread_mutex_destroy(&upper->append_lock);
+	pthread_mutex_destroy(&upper->flush_lock);
+	pthread_mutex_destroy(&upper->timer_lock);
+	pthread_cond_destroy(&upper->timer_wake);
 	obd_blob_close(upper->layer.blob);
+	free(upper->garbage);
+	free(upper->flushed_garbage);
 	free(upper->index_path);
 	free(upper);
 }
@@ -128,11 +142,17 @@ int obd_upper_open(const char *data_path, const char *index_path, uint32_t flags
 		return obd_fail(err, ENOMEM, "%s: no memory", data_path);
 	upper->data_fd = upper->index_fd = -1;
 	upper->read_only = (flags & OBD_UPPER_READ_ONLY) != 0;
-	init_lock(&upper->map_lock);
+	init_locks(upper);
 	obd_upper_index_init(&upper->map, upper->read_only || flags & OBD_UPPER_EXACT);
 	r = open_files(upper, data_path, index_path, err);
 	if (!r)
 		r = obd_upper_load(upper, &found, err);
+	if (!r && upper->sparse && upper->index_fd >= 0) {
+		close(upper->index_fd); /* there, and empty */
+		upper->index_fd = -1;
+	}
+	if (!r && !upper->read_only)
+		r = obd_upper_begin(upper, &found, err);
 	if (r < 0) {
 		upper_free(upper);
 		return r;
@@ -143,7 +163,11 @@ int obd_upper_open(const char *data_path, const char *index_path, uint32_t flags
 
 int obd_upper_close(struct obd_upper *upper, struct obd_error *err)
 {
-	(void)err;
+	int r;
+
+	if (!upper)
+		return 0;
+	r = upper->read_only ? 0 : obd_upper_end(upper, err);
 	upper_free(upper);
-	return 0;
+	return r;
 }

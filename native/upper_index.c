@@ -94,6 +94,13 @@ int obd_upper_index_reserve(struct obd_upper_index *index, size_t count)
 	return 0;
 }
 
+size_t obd_upper_index_room(const struct obd_upper_index *index)
+{
+	const size_t spares = index->spares, slots = index->capacity - index->leaves;
+
+	return (spares < slots ? spares : slots) / 2;
+}
+
 uint64_t obd_upper_index_memory(const struct obd_upper_index *index)
 {
 	return (index->leaves + index->spares) * sizeof(struct obd_upper_leaf) +

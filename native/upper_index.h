@@ -27,6 +27,8 @@ void obd_upper_index_init(struct obd_upper_index *index, bool exact);
 void obd_upper_index_deinit(struct obd_upper_index *index);
 /** The next count calls of obd_upper_index_set cannot fail. 0 or -ENOMEM. */
 int obd_upper_index_reserve(struct obd_upper_index *index, size_t count);
+/** How many calls cannot fail as it is. */
+size_t obd_upper_index_room(const struct obd_upper_index *index);
 /**
  * [sector, sector + length), 1 to 16383 sectors, is mapped to map from now on, whatever was there. Neighbours that
  * continue each other, on the disk and in the file, become one, unless index->exact. lost may be NULL.

@@ -25,7 +25,7 @@
 #include "upper.h"
 #include "upper_checkpoint.h"
 
-enum { CHUNK = 64 * 1024, ENTRIES_MAX = 128000000 };
+enum { CHUNK = 64 * 1024, ENTRIES_MAX = 128000000, UNIT = 4096, UNIT_MAX = 1024 * 1024 };
 
 /* ---- headers ---- */
 
@@ -44,14 +44,17 @@ static int read_header(int fd, const char *path, uint8_t *header, uint32_t mask,
 	return 0;
 }
 
-static int take_size(struct obd_upper *upper, const char *path, const uint8_t *header, struct obd_error *err)
+static int take_size(struct obd_upper *upper, const char *path, const uint8_t *header, struct obd_upper_found *found,
+		     struct obd_error *err)
 {
 	const uint64_t size = obd_le64(header, 48);
 	const char *fault = obd_lsmt_size_fault(size);
 
 	if (fault)
 		return obd_fail(err, EINVAL, "%s: LSMT virtual_size: %llu %s", path, (unsigned long long)size, fault);
-	/* a crash may have come between the two headers when a layer without a size was first stacked */
+	/* a crash may have come between the two headers when the size was stated; the index file's counts, if it has
+	 * one */
+	found->sizes_differ = size != upper->virtual_size;
 	if (size)
 		upper->virtual_size = size;
 	return 0;
@@ -158,11 +161,12 @@ static int believe(struct obd_upper *upper, const uint8_t *header, struct obd_up
 	if (r < 0)
 		return obd_fail(err, -r, "%s: reading what was confirmed: %s", upper->index_path, strerror(-r));
 	*limit = whole;
-	upper->confirmed = OBD_LSMT_RECORD;
+	upper->confirmed = upper->confirmed_data = OBD_LSMT_RECORD;
 	if (!r)
 		return 0;
 	upper->sequence = checkpoint.sequence;
 	upper->confirmed = checkpoint.index_end;
+	upper->confirmed_data = checkpoint.data_end;
 	if (checkpoint.data_end > found->data_size)
 		return obd_fail(err, EINVAL, "%s: ends at offset %llu, but data up to offset %llu was confirmed", path,
 				(unsigned long long)found->data_size, (unsigned long long)checkpoint.data_end);
@@ -172,7 +176,6 @@ static int believe(struct obd_upper *upper, const uint8_t *header, struct obd_up
 	*limit = checkpoint.index_end;
 	upper->data_end = checkpoint.data_end;
 	upper->dropped = count_entries(upper, *limit, whole);
-	found->cut = true;
 	return 0;
 }
 
@@ -190,7 +193,7 @@ static int load_append(struct obd_upper *upper, uint8_t *header, struct obd_uppe
 				upper->index_path, (unsigned long long)obd_le64(header, 32));
 	memset(upper->uuid, 0, sizeof(upper->uuid));
 	obd_uuid_parse(header + 56, upper->uuid);
-	r = take_size(upper, upper->index_path, header, err);
+	r = take_size(upper, upper->index_path, header, found, err);
 	if (r)
 		return r;
 	if ((found->index_size - OBD_LSMT_RECORD) / OBD_LSMT_ENTRY > ENTRIES_MAX)
@@ -255,7 +258,7 @@ static int load_sparse(struct obd_upper *upper, const struct obd_upper_found *fo
 
 /* ---- both ---- */
 
-static int file_size(int fd, const char *path, uint64_t *ret, struct obd_error *err)
+static int file_size(int fd, const char *path, uint64_t *ret, uint64_t *unit, struct obd_error *err)
 {
 	struct stat st;
 
@@ -264,6 +267,9 @@ static int file_size(int fd, const char *path, uint64_t *ret, struct obd_error *
 	if (!S_ISREG(st.st_mode))
 		return obd_fail(err, EINVAL, "%s: is not a regular file", path);
 	*ret = (uint64_t)st.st_size;
+	*unit = (uint64_t)st.st_blksize;
+	if (*unit < OBD_SECTOR || *unit > UNIT_MAX || *unit & (*unit - 1))
+		*unit = UNIT;
 	return 0;
 }
 
@@ -271,21 +277,22 @@ int obd_upper_load(struct obd_upper *upper, struct obd_upper_found *found, struc
 {
 	const struct obd_blob *blob = upper->layer.blob;
 	uint8_t header[OBD_LSMT_RECORD];
-	int r = file_size(blob->fd, blob->path, &found->data_size, err);
+	int r = file_size(blob->fd, blob->path, &found->data_size, &upper->unit, err);
 
 	if (!r)
 		r = read_header(blob->fd, blob->path, header, OBD_LSMT_HEADER, OBD_LSMT_HEADER, err);
 	if (!r)
-		r = take_size(upper, blob->path, header, err);
+		r = take_size(upper, blob->path, header, found, err);
 	if (r)
 		return r;
 	upper->sparse = (obd_le32(header, 28) & OBD_LSMT_SPARSE) != 0;
 	obd_uuid_parse(header + 56, upper->uuid);
 	obd_uuid_parse(header + 93, upper->parent_uuid);
+	found->sizes_differ = false;
 	if (upper->sparse)
 		return load_sparse(upper, found, err);
 	if (upper->index_fd < 0)
 		return obd_fail(err, EINVAL, "%s: an append-only layer, and no index file is named", blob->path);
-	r = file_size(upper->index_fd, upper->index_path, &found->index_size, err);
+	r = file_size(upper->index_fd, upper->index_path, &found->index_size, &upper->unit, err);
 	return r ? r : load_append(upper, header, found, err);
 }

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "change.h"
 #include "image_private.h"
 
 enum {
@@ -170,7 +171,7 @@ void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, in
 			obd_count(&worker->counters.errors, 1);
 		__atomic_compare_exchange_n(&request->result, &none, result, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 		if (worker)
-			obd_report_error(worker, request->offset + piece->offset, piece->count, -result);
+			obd_report_error(worker, request->op, request->offset + piece->offset, piece->count, -result);
 	}
 	/* nobody adds to the count of the last piece, so that one is not worth a locked instruction */
 	if (__atomic_load_n(&request->pending, __ATOMIC_ACQUIRE) == 1 ||
@@ -180,7 +181,7 @@ void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, in
 
 static void serve_piece(struct obd_worker *worker, const struct obd_piece *piece)
 {
-	int r = obd_read_piece(worker, piece);
+	int r = obd_piece_serve(worker, piece);
 
 	if (r == -EAGAIN && !worker->may_block)
 		obd_work_blocked(worker->image, piece);
@@ -367,7 +368,7 @@ static void serve_here(struct obd_image *image, const struct obd_piece *piece)
 {
 	struct obd_worker *worker = obd_image_lend(image);
 
-	obd_piece_done(worker, piece, worker ? obd_read_piece(worker, piece) : -ENOMEM);
+	obd_piece_done(worker, piece, worker ? obd_piece_serve(worker, piece) : -ENOMEM);
 	obd_image_return(worker);
 }
 
@@ -435,6 +436,9 @@ void obd_image_submit(struct obd_image *image, struct obd_worker *worker, struct
 {
 	struct obd_work *work = &image->work;
 
+	count = obd_change_submit(image, worker, batch, count);
+	if (!count)
+		return;
 	obd_count(&worker->counters.reads, count);
 	for (unsigned i = 0; i < count; i++) {
 		obd_count(&worker->counters.read_bytes, batch[i]->count);

@@ -109,6 +109,8 @@ class ImageInfo(ctypes.Structure):
         ("memory", c_uint64),
         ("layers", c_uint32),
         ("engine", c_uint32),
+        ("writable", c_uint32),
+        ("discard", c_uint32),
     ]
 
 
@@ -127,6 +129,10 @@ class ImageStats(ctypes.Structure):
         ("block_hits", c_uint64),
         ("slow_reads", c_uint64),
         ("threads", c_uint64),
+        ("writes", c_uint64),
+        ("write_bytes", c_uint64),
+        ("discards", c_uint64),
+        ("flushes", c_uint64),
     ]
 
 
@@ -226,11 +232,13 @@ class Library:
         )
         self.upper_close = fn("upper_close", c_int, [handle, error], _check_text)
         self.upper_info = fn("upper_info", None, [handle, POINTER(UpperInfo)])
+        self.upper_seal = fn("upper_seal", c_int, [handle, error], _check_text)
+        self.upper_resize = fn("upper_resize", c_int, [handle, c_uint64, error], _check_text)
 
         self.image_create = fn(
             "image_create",
             c_int,
-            [ret, c_uint32, POINTER(ImageOptions), handle, c_char_p, ret, error],
+            [ret, c_uint32, handle, POINTER(ImageOptions), handle, c_char_p, ret, error],
             _check_text,
         )
         self.image_destroy = fn("image_destroy", None, [handle])
@@ -238,6 +246,14 @@ class Library:
         self.image_stats = fn("image_stats", None, [handle, POINTER(ImageStats)])
         self.image_pread = fn(
             "image_pread", c_int64, [handle, c_void_p, c_size_t, c_uint64], _check
+        )
+        self.image_pwrite = fn(
+            "image_pwrite", c_int64, [handle, c_void_p, c_size_t, c_uint64], _check
+        )
+        self.image_discard = fn("image_discard", c_int, [handle, c_uint64, c_uint64], _check)
+        self.image_flush = fn("image_flush", c_int, [handle], _check)
+        self.image_snapshot = fn(
+            "image_snapshot", c_int, [handle, handle, c_char_p, c_char_p, error], _check_text
         )
         self.image_next_data = fn(
             "image_next_data",

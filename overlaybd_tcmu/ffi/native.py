@@ -22,6 +22,7 @@ from . import core
 
 BLOB_DIRECT = 1
 UPPER_READ_ONLY = 1
+UPPER_EXACT = 2
 
 
 class Engine(enum.IntEnum):
@@ -36,6 +37,7 @@ class EventKind(enum.IntEnum):
     READ_ERROR = 1
     SLOW_READ = 2
     DEVICE = 3
+    WRITE_ERROR = 4
 
 
 def build_info() -> str:
@@ -115,6 +117,8 @@ class ImageInfo:
     memory: int
     layers: int
     engine: int
+    writable: int
+    discard: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +138,10 @@ class ImageStats:
     block_hits: int
     slow_reads: int
     threads: int
+    writes: int
+    write_bytes: int
+    discards: int
+    flushes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,15 +299,18 @@ def create_upper(
 
 
 class Upper(Handle):
-    """A writable layer; index may be "" for a sparse one. Opening it puts right what a crash left."""
+    """
+    A writable layer; index may be "" for a sparse one. Opening it puts right what a crash left,
+    close() flushes and raises what that says. exact keeps its segments as they were written.
+    """
 
-    def __init__(self, data: str, index: str, read_only: bool = False) -> None:
+    def __init__(self, data: str, index: str, read_only: bool = False, exact: bool = False) -> None:
         super().__init__()
         ret = c_void_p()
         core.library().upper_open(
             os.fsencode(data),
             os.fsencode(index),
-            UPPER_READ_ONLY if read_only else 0,
+            (UPPER_READ_ONLY if read_only else 0) | (UPPER_EXACT if exact else 0),
             ctypes.byref(ret),
             ctypes.byref(core.Error()),
         )
@@ -310,12 +321,23 @@ class Upper(Handle):
         core.library().upper_info(self.address, ctypes.byref(struct))
         return _record(UpperInfo, struct)
 
+    def seal(self) -> None:
+        """Makes the data file a read-only layer, in place; nothing may be written any more."""
+        core.library().upper_seal(self.address, ctypes.byref(core.Error()))
+
+    def resize(self, virtual_size: int) -> None:
+        """States another size, in bytes, in the headers."""
+        core.library().upper_resize(self.address, virtual_size, ctypes.byref(core.Error()))
+
     def _destroy(self, address: int) -> None:
         core.library().upper_close(address, ctypes.byref(core.Error()))
 
 
 class Image(Handle):
-    """A stack of layers, lowest first, read as one disk; takes the layers over unless it raises."""
+    """
+    A stack of layers, lowest first, read as one disk, and written where it has an upper one; takes
+    the layers over unless it raises.
+    """
 
     def __init__(
         self,
@@ -326,6 +348,7 @@ class Image(Handle):
         slow_read_us: int = 0,
         events: Optional[Events] = None,
         name: str = "",
+        upper: Optional[Upper] = None,
     ) -> None:
         super().__init__()
         stack = (c_void_p * len(layers))(*(layer.address for layer in layers))
@@ -334,6 +357,7 @@ class Image(Handle):
         core.library().image_create(
             stack,
             len(layers),
+            upper.address if upper else None,
             ctypes.byref(options),
             events.address if events else None,
             os.fsencode(name),
@@ -342,6 +366,8 @@ class Image(Handle):
         )
         for layer in layers:
             layer.release()
+        if upper:
+            upper.release()
         self._address = ret.value
         self._events = events  # must outlive us
 
@@ -369,6 +395,41 @@ class Image(Handle):
         return int(
             core.library().image_pread(self.address, ctypes.addressof(memory), count, offset)
         )
+
+    def pwrite(self, data: Any, offset: int) -> int:
+        """Writes a buffer of whole sectors; the bytes written."""
+        if offset < 0:
+            raise ValueError("negative offset")
+        view = memoryview(data).cast("B")
+        if view.readonly:
+            view = memoryview(bytearray(view))
+        memory = (c_char * view.nbytes).from_buffer(view)
+        return int(
+            core.library().image_pwrite(self.address, ctypes.addressof(memory), view.nbytes, offset)
+        )
+
+    def discard(self, offset: int, count: int) -> None:
+        """The range, whole sectors, reads as zeros from now on."""
+        core.library().image_discard(self.address, offset, count)
+
+    def flush(self) -> None:
+        """What was written before is on the disk when this returns."""
+        core.library().image_flush(self.address)
+
+    def snapshot(self, upper: Upper, config_from: str = "", config_to: str = "") -> None:
+        """
+        Seals the writable layer, which becomes the topmost read-only one, and goes on with a new
+        upper, which is taken over unless this raises. In between config_from, if there is one, is
+        renamed to config_to. Writes wait meanwhile.
+        """
+        core.library().image_snapshot(
+            self.address,
+            upper.address,
+            os.fsencode(config_from) if config_from else None,
+            os.fsencode(config_to) if config_from else None,
+            ctypes.byref(core.Error()),
+        )
+        upper.release()
 
     def next_data(self, offset: int) -> Optional[Tuple[int, int]]:
         """(start, end) of the next range from offset on that a layer has; None: holes only."""
