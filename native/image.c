@@ -277,16 +277,15 @@ static void upper_readers_gone(void *grace)
 	obd_grace_wait(grace);
 }
 
-/* A writable layer states the disk's size, or takes over that of what is below. */
+/* An upper layer states the disk's size, or takes over that of what is below. */
 static int take_upper(struct obd_image *image, struct obd_upper *upper, struct obd_error *err)
 {
-	if (upper && upper->read_only)
-		return obd_fail(err, EINVAL, "%s: is open for reading only", upper->layer.blob->path);
 	if (upper && upper->virtual_size)
 		image->info.virtual_size = upper->virtual_size;
 	if (!image->info.virtual_size)
 		return obd_fail(err, EINVAL, "virtual_size: no layer of the image states one");
-	if (!upper)
+	image->upper = upper;
+	if (!upper || upper->read_only)
 		return 0;
 	if (!upper->virtual_size) {
 		int r = obd_upper_resize(upper, image->info.virtual_size, err);
@@ -296,7 +295,6 @@ static int take_upper(struct obd_image *image, struct obd_upper *upper, struct o
 	}
 	upper->readers = &image->grace;
 	upper->readers_gone = upper_readers_gone;
-	image->upper = upper;
 	image->writable = true;
 	image->info.writable = image->info.discard = 1;
 	return 0;

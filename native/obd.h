@@ -209,7 +209,7 @@ struct obd_tcmu_options {
 	uint64_t map;	     /**< address of the shared mapping (mailbox, ring, data area) */
 	uint64_t map_size;
 	uint32_t max_transfer;	 /**< bytes a command may carry, for VPD B0; 0 = no limit reported */
-	uint32_t read_only;	 /**< 1: writes fail as write-protected, no discard is offered */
+	uint32_t read_only;	 /**< 1: writes fail as write-protected, as they do when the image has no upper */
 	const char *serial_path; /**< configfs wwn/vpd_unit_serial, read at each INQUIRY; NULL = none */
 	const char *cfgstring;	 /**< for the vendor-specific designator of VPD 83 */
 };
@@ -217,6 +217,7 @@ struct obd_tcmu_options {
 struct obd_tcmu_stats {
 	uint64_t wakeups, commands, reads, others, rejected, notifies;
 	uint64_t inflight; /**< now */
+	uint64_t writes;
 };
 
 struct obd_tcmu;

@@ -158,6 +158,7 @@ class TcmuStats(ctypes.Structure):
         ("rejected", c_uint64),
         ("notifies", c_uint64),
         ("inflight", c_uint64),
+        ("writes", c_uint64),
     ]
 
 

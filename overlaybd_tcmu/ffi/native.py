@@ -155,6 +155,7 @@ class TcmuStats:
     rejected: int
     notifies: int
     inflight: int
+    writes: int
 
 
 # ---- handles

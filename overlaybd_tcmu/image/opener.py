@@ -30,8 +30,9 @@ def open_image(
     image_config: config.ImageConfig,
     engine: int = native.Engine.PSYNC,
     events: Optional[native.Events] = None,
+    read_only: bool = False,
 ) -> native.Image:
-    """The image as a reader; ImageError says why not."""
+    """The image, writable if it has an upper and read_only is False; ImageError says why not."""
     _refuse_unsupported(image_config)
     paths = [
         _layer_path(image_config, number, lower)
@@ -39,16 +40,21 @@ def open_image(
     ]
     direct = engine == native.Engine.LIBAIO
     layers = _open_layers(paths, direct)
+    upper: Optional[native.Upper] = None
     try:
+        upper = _open_upper(image_config.upper, read_only)
         return native.Image(
-            layers, engine, helpers=helpers(), events=events, name=image_config.path
+            layers, engine, helpers=helpers(), events=events, name=image_config.path, upper=upper
         )
     except errors.NativeError as error:
         reason = "failed to create overlaybd device"
         raise errors.ImageError(reason, str(error)) from error
     finally:
+        # empty unless the image could not be made
         for layer in layers:
-            layer.close()  # empty unless the image could not be made
+            layer.close()
+        if upper is not None and not upper.closed:
+            upper.close()
 
 
 def open_with_result(
@@ -89,8 +95,8 @@ def helpers() -> int:
 
 
 def _refuse_unsupported(image_config: config.ImageConfig) -> None:
-    if image_config.upper.is_used:
-        raise errors.ImageError("writable layers are not supported yet", "upper")
+    if image_config.upper.is_used and image_config.upper.target:
+        raise errors.ImageError("turboOCI layers are not supported yet", "upper")
     for number, lower in enumerate(image_config.data_lowers):
         if lower.is_turbo:
             raise errors.ImageError("turboOCI layers are not supported yet", f"layer {number}")
@@ -115,10 +121,25 @@ def _layer_path(image_config: config.ImageConfig, number: int, lower: config.Low
     raise errors.ImageError("remote layers are not supported yet", f"layer {number} {lower.digest}")
 
 
+def _open_upper(upper: config.UpperConfig, read_only: bool) -> Optional[native.Upper]:
+    """The writable layer, if there is one; what a crash has left of it is put right, and told."""
+    if not upper.is_used:
+        return None
+    try:
+        opened = native.Upper(upper.data, upper.index, read_only)
+    except errors.NativeError as error:
+        raise errors.ImageError("failed to open upper", str(error)) from error
+    info = opened.info()
+    if info.dropped:
+        text = "entries no flush had confirmed were dropped index=%s count=%d"
+        log.warning(text, upper.index, info.dropped)
+    return opened
+
+
 def _open_layers(paths: List[str], direct: bool) -> List[native.Layer]:
     """All or none. Of several failures the lowest layer's is told, whoever failed first."""
     started = time.monotonic()
-    threads = min(len(paths), OPENERS)
+    threads = max(min(len(paths), OPENERS), 1)
     layers: List[native.Layer] = []
     failure: Optional[BaseException] = None
     with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="open") as executor:

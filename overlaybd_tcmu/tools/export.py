@@ -208,7 +208,9 @@ def run(options: argparse.Namespace) -> None:
     engine = engine_of(options)
     digest = Digest() if options.sha256 else None
     image = image_config.load(options.config)
-    with native.Events() as events, opener.open_image(image, engine, events) as reader:
+    with native.Events() as events, opener.open_image(
+        image, engine, events, read_only=True
+    ) as reader:
         progress = Progress(reader.info().virtual_size)
         try:
             if to_file:
