@@ -33,6 +33,8 @@ index_version = _fn("index_version", c_char_p)
 load_acquire = _fn("load_acquire", c_uint32, c_void_p)
 store_release = _fn("store_release", None, c_void_p, c_uint32)
 
+_upper_boot = _fn("upper_boot", None, c_char_p)
+
 _crc32c = _fn("crc32c", c_int, c_uint, c_char_p, c_size_t, c_uint32, POINTER(c_uint32))
 _layer_pread = _fn("layer_pread", c_int64, c_void_p, c_void_p, c_size_t, c_uint64)
 
@@ -44,6 +46,11 @@ def crc32c(version, data, seed):
     if code < 0:
         raise OSError(-code, f"crc32c version {version}")
     return ret.value
+
+
+def upper_boot(boot):
+    """From now on this is another start of the kernel, 16 bytes of it; None: the real one again."""
+    _upper_boot(boot)
 
 
 def layer_pread(layer, count, offset):
