@@ -236,6 +236,18 @@ static void end_change(struct obd_worker *worker)
 	pthread_rwlock_unlock(&worker->image->change_lock);
 }
 
+static int write_all(struct obd_worker *worker, struct obd_upper *upper, const struct obd_upper_write *writes,
+		     unsigned count)
+{
+	int r = 0;
+
+	if (!upper->sparse)
+		return obd_upper_write(upper, writes, count);
+	for (unsigned i = 0; i < count && !r; i++)
+		r = write_sparse(worker, upper, &writes[i]);
+	return r;
+}
+
 /* Up to OBD_UPPER_WRITES pieces as one write of an append-only layer. */
 static int write_together(struct obd_worker *worker, const struct obd_piece *pieces, unsigned count)
 {
@@ -252,11 +264,11 @@ static int write_together(struct obd_worker *worker, const struct obd_piece *pie
 		return r;
 	for (unsigned i = 0; i < count; i++)
 		writes[i] = write_of(&pieces[i]);
-	if (!upper->sparse)
-		r = obd_upper_write(upper, writes, count);
-	else
-		for (unsigned i = 0; i < count && !r; i++)
-			r = write_sparse(worker, upper, &writes[i]);
+	r = write_all(worker, upper, writes, count);
+	if (r == -ENOSPC && !worker->may_block)
+		r = -EAGAIN;
+	else if (r == -ENOSPC && obd_upper_reclaim(upper))
+		r = write_all(worker, upper, writes, count);
 	r = change_failed(worker, upper, OBD_WRITE, r);
 	end_change(worker);
 	if (!worker->may_block) {

@@ -463,10 +463,11 @@ static enum obd_scsi_verdict mode_select(const struct obd_scsi *scsi, const stru
 	return good(answer);
 }
 
-static enum obd_scsi_verdict report_opcodes(const struct obd_scsi_command *command, struct obd_scsi_answer *answer)
+static enum obd_scsi_verdict report_opcodes(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
+					    struct obd_scsi_answer *answer)
 {
 	uint8_t data[OBD_SCSI_OPCODES_MAX];
-	size_t count = obd_scsi_report_opcodes(command->cdb, data);
+	size_t count = obd_scsi_report_opcodes(command->cdb, !scsi->read_only, data);
 
 	return count ? give(command, answer, data, count, get32(command->cdb + 6))
 		     : reject(answer, INVALID_FIELD_IN_CDB);
@@ -627,7 +628,7 @@ enum obd_scsi_verdict obd_scsi_execute(const struct obd_scsi *scsi, const struct
 		return reject(answer, INVALID_OPCODE);
 	case MAINTENANCE_IN:
 		if ((cdb[1] & 0x1f) == REPORT_SUPPORTED_OPERATION_CODES)
-			return report_opcodes(command, answer);
+			return report_opcodes(scsi, command, answer);
 		return reject(answer, INVALID_OPCODE);
 	case WRITE_VERIFY_10:
 	case WRITE_VERIFY_12:

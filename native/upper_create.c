@@ -130,8 +130,6 @@ static int check_options(const struct obd_upper_options *options, struct obd_err
 	const char *fault = obd_lsmt_size_fault(options->virtual_size);
 	const char *const texts[] = {options->uuid, options->parent_uuid};
 
-	if (!fault && options->sparse && options->virtual_size > INT64_MAX - OBD_LSMT_RECORD)
-		fault = "is more than a file can hold";
 	if (fault)
 		return obd_fail(err, EINVAL, "virtual_size: %llu %s", (unsigned long long)options->virtual_size, fault);
 	if (options->reserved)

@@ -11,10 +11,11 @@
 #include "error.h"
 #include "full_io.h"
 #include "lsmt_record.h"
+#include "obd_test.h"
 #include "upper.h"
 
 enum {
-	TIMER_S = 10, /* a power cut takes at most so much of what nobody has flushed */
+	TIMER_MS = 10000, /* a power cut takes at most so much of what nobody has flushed */
 	TIMER_STACK = 256 * 1024,
 	PUNCH_SECTORS = 32768, /* 16 MiB: sorting garbage is worth it then */
 };
@@ -103,13 +104,30 @@ static void return_garbage(struct obd_upper *upper, size_t count)
 	pthread_mutex_unlock(&upper->append_lock);
 }
 
-static void punch_garbage(struct obd_upper *upper, size_t count)
+/* Whether any of it was worth it. */
+static bool punch_garbage(struct obd_upper *upper, size_t count)
 {
+	size_t left;
+
 	if (!count)
-		return;
+		return false;
 	if (upper->readers_gone)
 		upper->readers_gone(upper->readers);
-	return_garbage(upper, obd_upper_punch(upper, upper->flushed_garbage, count));
+	left = obd_upper_punch(upper, upper->flushed_garbage, count);
+	return_garbage(upper, left);
+	return left < count;
+}
+
+/* The garbage of changes that a flush has confirmed already. */
+static bool punch_confirmed(struct obd_upper *upper)
+{
+	size_t garbage = 0;
+
+	pthread_mutex_lock(&upper->append_lock);
+	if (upper->index_end == upper->confirmed)
+		garbage = take_garbage(upper, true);
+	pthread_mutex_unlock(&upper->append_lock);
+	return punch_garbage(upper, garbage);
 }
 
 static int flush_now(struct obd_upper *upper, bool all_garbage)
@@ -147,6 +165,8 @@ static int flush(struct obd_upper *upper, bool all_garbage)
 	r = -__atomic_load_n(&upper->failed, __ATOMIC_RELAXED);
 	if (!r && upper->flushed < wanted)
 		r = flush_now(upper, all_garbage);
+	else if (!r && all_garbage)
+		punch_confirmed(upper);
 	pthread_mutex_unlock(&upper->flush_lock);
 	return r;
 }
@@ -154,6 +174,21 @@ static int flush(struct obd_upper *upper, bool all_garbage)
 int obd_upper_flush(struct obd_upper *upper)
 {
 	return flush(upper, false);
+}
+
+bool obd_upper_reclaim(struct obd_upper *upper)
+{
+	bool found;
+
+	pthread_mutex_lock(&upper->append_lock);
+	found = upper->garbage_count > 0;
+	pthread_mutex_unlock(&upper->append_lock);
+	if (!found || obd_upper_flush(upper))
+		return false;
+	pthread_mutex_lock(&upper->flush_lock);
+	found = punch_confirmed(upper);
+	pthread_mutex_unlock(&upper->flush_lock);
+	return found;
 }
 
 /* ---- sessions ---- */
@@ -223,13 +258,25 @@ int obd_upper_end(struct obd_upper *upper, struct obd_error *err)
 
 /* ---- the timer ---- */
 
-/* Sleeps for TIMER_S; false when it is to stop. timer_lock is held. */
+static unsigned timer_ms = TIMER_MS;
+
+void obd_test_upper_timer(unsigned ms)
+{
+	timer_ms = ms ? ms : TIMER_MS;
+}
+
+/* Sleeps for timer_ms; false when it is to stop. timer_lock is held. */
 static bool timer_sleep(struct obd_upper *upper)
 {
 	struct timespec until;
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += TIMER_S;
+	until.tv_sec += timer_ms / 1000;
+	until.tv_nsec += timer_ms % 1000 * 1000000L;
+	if (until.tv_nsec >= 1000000000L) {
+		until.tv_nsec -= 1000000000L;
+		until.tv_sec++;
+	}
 	while (!upper->timer_stop)
 		if (pthread_cond_timedwait(&upper->timer_wake, &upper->timer_lock, &until) == ETIMEDOUT)
 			return true;
@@ -239,13 +286,16 @@ static bool timer_sleep(struct obd_upper *upper)
 static void *timer_main(void *argument)
 {
 	struct obd_upper *upper = argument;
+	bool dirty = true;
 
 	pthread_setname_np(pthread_self(), "obd-flush");
 	pthread_mutex_lock(&upper->timer_lock);
-	while (timer_sleep(upper) && __atomic_load_n(&upper->dirty, __ATOMIC_RELAXED)) {
+	while (dirty && timer_sleep(upper)) {
+		dirty = __atomic_load_n(&upper->dirty, __ATOMIC_RELAXED);
 		pthread_mutex_unlock(&upper->timer_lock);
 		flush(upper, true); /* who fails here is told by the next write or flush */
 		pthread_mutex_lock(&upper->timer_lock);
+		dirty |= __atomic_load_n(&upper->dirty, __ATOMIC_RELAXED);
 	}
 	upper->timer_runs = false;
 	pthread_mutex_unlock(&upper->timer_lock);

@@ -159,8 +159,6 @@ int obd_upper_resize(struct obd_upper *upper, uint64_t virtual_size, struct obd_
 
 	if (upper->read_only)
 		return obd_fail(err, EROFS, "%s: is open for reading, and resizing writes", path);
-	if (!fault && upper->sparse && virtual_size > INT64_MAX - OBD_LSMT_RECORD)
-		fault = "is more than a file can hold";
 	if (fault)
 		return obd_fail(err, EINVAL, "virtual_size: %llu %s", (unsigned long long)virtual_size, fault);
 	/* a file too short for its size could not be opened by the original, so it grows first and shrinks last */

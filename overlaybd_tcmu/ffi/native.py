@@ -13,16 +13,17 @@ import ctypes
 import dataclasses
 import enum
 import os
-import warnings
 from ctypes import c_char, c_uint64, c_void_p
-from types import TracebackType
-from typing import Any, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, Optional, Sequence, Tuple
 
-from . import core
+from . import core, handle, upper
+
+Handle = handle.Handle
+Upper = upper.Upper
+UpperInfo = upper.UpperInfo
+create_upper = upper.create_upper
 
 BLOB_DIRECT = 1
-UPPER_READ_ONLY = 1
-UPPER_EXACT = 2
 
 
 class Engine(enum.IntEnum):
@@ -46,16 +47,6 @@ def build_info() -> str:
 
 
 # ---- records: what the structs say, as Python values
-
-_Record = TypeVar("_Record")
-
-
-def _record(kind: Type[_Record], struct: ctypes.Structure) -> _Record:
-    values = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        value = getattr(struct, field.name)
-        values[field.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    return kind(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +80,6 @@ class LayerInfo:
     uuid: str
     parent_uuid: str
     message: str
-
-
-@dataclasses.dataclass(frozen=True)
-class UpperInfo:
-    """struct obd_upper_info; sizes in bytes."""
-
-    virtual_size: int
-    segments: int
-    mapped: int
-    memory: int
-    data_size: int
-    dropped: int
-    sparse: int
-    read_only: int
-    uuid: str
-    parent_uuid: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,57 +135,8 @@ class TcmuStats:
 
 # ---- handles
 
-_Handle = TypeVar("_Handle", bound="Handle")
 
-
-class Handle:
-    """An object of the core. Subclasses say how it is made and how it is destroyed."""
-
-    def __init__(self) -> None:
-        self._address: Optional[int] = None
-
-    @property
-    def address(self) -> int:
-        """For passing it on; raises once it is closed or handed over."""
-        if self._address is None:
-            raise ValueError(f"{type(self).__name__} is closed")
-        return self._address
-
-    @property
-    def closed(self) -> bool:
-        return self._address is None
-
-    def release(self) -> int:
-        """Gives ownership away: the new owner closes it."""
-        address = self.address
-        self._address = None
-        return address
-
-    def close(self) -> None:
-        if self._address is not None:
-            self._destroy(self.release())
-
-    def _destroy(self, address: int) -> None:
-        raise NotImplementedError
-
-    def __enter__(self: _Handle) -> _Handle:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        # Only warns: which thread runs this, and what is still in use by then, nobody knows.
-        if getattr(self, "_address", None) is not None:
-            warnings.warn(f"{type(self).__name__} was never closed", ResourceWarning, source=self)
-
-
-class Events(Handle):
+class Events(handle.Handle):
     """The bounded queue of what the data plane has to say. Outlives the images it was given to."""
 
     def __init__(self) -> None:
@@ -225,7 +151,7 @@ class Events(Handle):
         result = core.library().events_next(self.address, timeout_ms, ctypes.byref(event))
         if result < 0:
             raise EOFError("events stopped")
-        return _record(Event, event) if result else None
+        return handle.record(Event, event) if result else None
 
     def stop(self) -> None:
         """Lets next() end once the queue is drained."""
@@ -235,7 +161,7 @@ class Events(Handle):
         core.library().events_destroy(address)
 
 
-class Blob(Handle):
+class Blob(handle.Handle):
     """Bytes a layer is read from: today a local file."""
 
     def __init__(self, path: str, direct: bool = False) -> None:
@@ -251,7 +177,7 @@ class Blob(Handle):
         core.library().blob_close(address)
 
 
-class Layer(Handle):
+class Layer(handle.Handle):
     """One read-only layer; takes the blob over, and closes it too when it cannot be opened."""
 
     def __init__(self, blob: Blob) -> None:
@@ -270,71 +196,13 @@ class Layer(Handle):
     def info(self) -> LayerInfo:
         struct = core.LayerInfo()
         core.library().layer_info(self.address, ctypes.byref(struct))
-        return _record(LayerInfo, struct)
+        return handle.record(LayerInfo, struct)
 
     def _destroy(self, address: int) -> None:
         core.library().layer_close(address)
 
 
-def create_upper(
-    data: str,
-    index: str,
-    virtual_size: int = 0,
-    sparse: bool = False,
-    uuid: Optional[str] = None,
-    parent_uuid: Optional[str] = None,
-) -> None:
-    """
-    The two files of a new writable layer, whole or not at all. virtual_size is in bytes, 0 inherits
-    from below; uuid None is a random one.
-    """
-    options = core.UpperOptions(
-        virtual_size=virtual_size,
-        sparse=int(sparse),
-        uuid=uuid.encode() if uuid is not None else None,
-        parent_uuid=parent_uuid.encode() if parent_uuid is not None else None,
-    )
-    core.library().upper_create(
-        os.fsencode(data), os.fsencode(index), ctypes.byref(options), ctypes.byref(core.Error())
-    )
-
-
-class Upper(Handle):
-    """
-    A writable layer; index may be "" for a sparse one. Opening it puts right what a crash left,
-    close() flushes and raises what that says. exact keeps its segments as they were written.
-    """
-
-    def __init__(self, data: str, index: str, read_only: bool = False, exact: bool = False) -> None:
-        super().__init__()
-        ret = c_void_p()
-        core.library().upper_open(
-            os.fsencode(data),
-            os.fsencode(index),
-            (UPPER_READ_ONLY if read_only else 0) | (UPPER_EXACT if exact else 0),
-            ctypes.byref(ret),
-            ctypes.byref(core.Error()),
-        )
-        self._address = ret.value
-
-    def info(self) -> UpperInfo:
-        struct = core.UpperInfo()
-        core.library().upper_info(self.address, ctypes.byref(struct))
-        return _record(UpperInfo, struct)
-
-    def seal(self) -> None:
-        """Makes the data file a read-only layer, in place; nothing may be written any more."""
-        core.library().upper_seal(self.address, ctypes.byref(core.Error()))
-
-    def resize(self, virtual_size: int) -> None:
-        """States another size, in bytes, in the headers."""
-        core.library().upper_resize(self.address, virtual_size, ctypes.byref(core.Error()))
-
-    def _destroy(self, address: int) -> None:
-        core.library().upper_close(address, ctypes.byref(core.Error()))
-
-
-class Image(Handle):
+class Image(handle.Handle):
     """
     A stack of layers, lowest first, read as one disk, and written where it has an upper one; takes
     the layers over unless it raises.
@@ -375,12 +243,12 @@ class Image(Handle):
     def info(self) -> ImageInfo:
         struct = core.ImageInfo()
         core.library().image_info(self.address, ctypes.byref(struct))
-        return _record(ImageInfo, struct)
+        return handle.record(ImageInfo, struct)
 
     def stats(self) -> ImageStats:
         struct = core.ImageStats()
         core.library().image_stats(self.address, ctypes.byref(struct))
-        return _record(ImageStats, struct)
+        return handle.record(ImageStats, struct)
 
     def pread(self, count: int, offset: int) -> bytes:
         """count bytes at offset, for tests and small reads; see pread_into."""
@@ -453,12 +321,12 @@ class TcmuOptions:
     map_size: int  # bytes
     block_size: int  # bytes
     max_transfer: int = 0  # bytes a command may carry; 0 = no limit reported
-    read_only: bool = True
+    read_only: bool = False  # an image without a writable layer is anyway
     serial_path: Optional[str] = None
     cfgstring: str = ""
 
 
-class Tcmu(Handle):
+class Tcmu(handle.Handle):
     """The front end of one device; the image must outlive it."""
 
     def __init__(self, image: Image, options: TcmuOptions) -> None:
@@ -494,7 +362,7 @@ class Tcmu(Handle):
     def stats(self) -> TcmuStats:
         struct = core.TcmuStats()
         core.library().tcmu_stats(self.address, ctypes.byref(struct))
-        return _record(TcmuStats, struct)
+        return handle.record(TcmuStats, struct)
 
     def _destroy(self, address: int) -> None:
         core.library().tcmu_destroy(address)

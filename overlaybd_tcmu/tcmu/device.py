@@ -125,7 +125,6 @@ class Device:
             max_transfer=max_transfer(
                 mapping.data_size, block_size, self._handle.attribute("hw_max_sectors")
             ),
-            read_only=not image.info().writable,
             serial_path=kernel.serial_path(self._uio_name),
             cfgstring=self.name,
         )

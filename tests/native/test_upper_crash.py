@@ -127,7 +127,7 @@ def after_power_cut(folder, tmp_path, log, history, cut, rng):
 
 
 def goes_on(folder, config, content, rng):
-    """What was recovered is a layer like any other: it is written, its writer killed, it is opened again."""
+    """What was recovered is a layer like any other: written, its writer killed, opened again."""
     copy = folder / "copy"
     with open_image(folder, config) as image:
         assert image.pread(SIZE, 0) == content
@@ -143,7 +143,7 @@ def goes_on(folder, config, content, rng):
 
 
 def test_power_cut_leaves_what_a_flush_has_confirmed(tmp_path, after, rng, lower, other_boot):
-    """Whenever it comes: the disk is as it was when some flush was asked for, the last one or later."""
+    """Whenever it comes: the disk is as it was when a flush was asked for, the last or a later."""
     seed = rng.random()
     choices = list(disk_writer.choices(seed, STEPS))
     states = list(models(lower, seed, STEPS))

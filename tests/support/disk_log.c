@@ -35,6 +35,7 @@ static struct {
 	char suffix[64];
 	int error, skip, repeat;
 	uint64_t partly; /* bytes of a write that happen first */
+	uint64_t least;	 /* only writes of so many bytes */
 } fault;
 
 static void *real(const char *name)
@@ -87,11 +88,11 @@ static uint64_t inode_of(int fd)
 }
 
 /* The lock is held. 0, or -1 with errno. */
-static int faulty(enum op op, const char *path)
+static int faulty(enum op op, const char *path, uint64_t count)
 {
 	size_t length = strlen(path), suffix = strlen(fault.suffix);
 
-	if (fault.op != op || length < suffix || strcmp(path + length - suffix, fault.suffix) != 0)
+	if (fault.op != op || count < fault.least || length < suffix || strcmp(path + length - suffix, fault.suffix) != 0)
 		return 0;
 	if (fault.skip-- > 0)
 		return 0;
@@ -103,7 +104,8 @@ static int faulty(enum op op, const char *path)
 	return -1;
 }
 
-void disk_log_fault(int op, const char *suffix, int error, int skip, int repeat, uint64_t partly)
+void disk_log_fault(int op, const char *suffix, int error, int skip, int repeat, uint64_t partly,
+		    uint64_t least)
 {
 	pthread_mutex_lock(&lock);
 	fault.op = op;
@@ -112,6 +114,7 @@ void disk_log_fault(int op, const char *suffix, int error, int skip, int repeat,
 	fault.skip = skip;
 	fault.repeat = repeat;
 	fault.partly = partly;
+	fault.least = least;
 	pthread_mutex_unlock(&lock);
 }
 
@@ -127,13 +130,16 @@ void disk_log_mark(const char *text)
 static ssize_t write_at(int fd, const struct iovec *iov, int count, off_t offset)
 {
 	ssize_t (*next)(int, const struct iovec *, int, off_t) = real("pwritev");
+	uint64_t total = 0;
 	char path[4096];
 	ssize_t r;
 
 	if (!is_ours(fd, path, sizeof(path)))
 		return next(fd, iov, count, offset);
+	for (int i = 0; i < count; i++)
+		total += iov[i].iov_len;
 	pthread_mutex_lock(&lock);
-	if (faulty(WRITE, path)) {
+	if (faulty(WRITE, path, total)) {
 		const int error = errno;
 		struct iovec part = iov[0];
 
@@ -183,7 +189,7 @@ int ftruncate(int fd, off_t size)
 	if (!is_ours(fd, path, sizeof(path)))
 		return next(fd, size);
 	pthread_mutex_lock(&lock);
-	r = faulty(TRUNCATE, path) ? -1 : next(fd, size);
+	r = faulty(TRUNCATE, path, 0) ? -1 : next(fd, size);
 	if (!r)
 		put(TRUNCATE, inode_of(fd), (uint64_t)size, 0, NULL, 0);
 	pthread_mutex_unlock(&lock);
@@ -204,7 +210,7 @@ int fallocate(int fd, int mode, off_t offset, off_t count)
 	if (!is_ours(fd, path, sizeof(path)))
 		return next(fd, mode, offset, count);
 	pthread_mutex_lock(&lock);
-	r = faulty(PUNCH, path) ? -1 : next(fd, mode, offset, count);
+	r = faulty(PUNCH, path, 0) ? -1 : next(fd, mode, offset, count);
 	if (!r)
 		put(PUNCH, inode_of(fd), (uint64_t)offset, (uint64_t)count, NULL, 0);
 	pthread_mutex_unlock(&lock);
@@ -226,7 +232,7 @@ static int sync_file(int fd, const char *name)
 		return next(fd);
 	pthread_mutex_lock(&lock);
 	/* what the test machine's disk does takes no part: the log says what is durable, and is quicker */
-	r = faulty(SYNC, path);
+	r = faulty(SYNC, path, 0);
 	if (!r)
 		put(SYNC, inode_of(fd), 0, 0, NULL, 0);
 	pthread_mutex_unlock(&lock);
@@ -249,7 +255,7 @@ int rename(const char *from, const char *to)
 	int r;
 
 	pthread_mutex_lock(&lock);
-	r = faulty(RENAME, from) ? -1 : next(from, to);
+	r = faulty(RENAME, from, 0) ? -1 : next(from, to);
 	if (!r)
 		put(RENAME, 0, 0, 0, NULL, 0);
 	pthread_mutex_unlock(&lock);

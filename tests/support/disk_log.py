@@ -9,7 +9,7 @@ are blocks that the file did not have: file systems write those before they say 
 
     log = disk_log.run(module, folder, *arguments)   # in a process of its own
     for cut in range(len(log)):
-        log.write_files(cut, folder, rng)            # as a power cut behind that record may leave them
+        log.write_files(cut, folder, rng)            # as a power cut behind it may leave them
 
 The script marks in the log what it knows: disk_log.mark("text"). A mark "file NAME INODE" gives a
 file its name, from there on; it must have been synced.
@@ -61,11 +61,14 @@ def mark_file(path):
     mark(f"file {os.path.basename(path)} {os.stat(path).st_ino}")
 
 
-def fault(operation, suffix, error, skip=0, repeat=False, partly=0):
-    """The operation on files whose names end so fails, having worked skip times; None: none."""
+def fault(operation, suffix="", error=0, skip=0, repeat=False, partly=0, least=0):
+    """
+    The operation on files whose names end so fails, once or for ever, having worked skip times;
+    None does not. A write may happen partly; only those of at least so many bytes fail.
+    """
     arm = ctypes.CDLL(None).disk_log_fault
-    arm.argtypes = [ctypes.c_int, ctypes.c_char_p] + [ctypes.c_int] * 3 + [ctypes.c_uint64]
-    arm(operation or 0, suffix.encode(), error, skip, int(repeat), partly)
+    arm.argtypes = [ctypes.c_int, ctypes.c_char_p] + [ctypes.c_int] * 3 + [ctypes.c_uint64] * 2
+    arm(operation or 0, suffix.encode(), error, skip, int(repeat), partly, least)
 
 
 # ---- around it

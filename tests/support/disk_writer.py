@@ -4,9 +4,9 @@ The process whose files survive: writes to an image and marks in the log what it
 
     python -m tests.support.disk_writer FOLDER SEED KIND STEPS [endless]
 
-Its choices follow from SEED, so that whoever reads the log can repeat them: model(). KIND is append
-or sparse. `lower`, if FOLDER has it, is the layer below. With `endless` it goes on until it is killed
-and prints the number of each step that is complete.
+Its choices follow from SEED: whoever reads the log can repeat them. KIND is append or sparse.
+`lower`, if FOLDER has it, is the layer below. With `endless` it goes on until it is killed and
+prints the number of each step that is complete.
 """
 
 import json

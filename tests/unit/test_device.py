@@ -35,7 +35,7 @@ class FakeImage:
         self.closed = False
 
     def info(self):
-        return native.ImageInfo(units.GiB, 1, 2, 3, 4, 0)
+        return native.ImageInfo(units.GiB, 1, 2, 3, 4, 0, 0, 0)
 
     def close(self):
         self.closed = True
