@@ -16,7 +16,7 @@
 #define OBD_PUBLIC __attribute__((visibility("default")))
 
 /** Bumped with every change of a struct or a signature below; Python refuses another. */
-#define OBD_ABI_VERSION 1u
+#define OBD_ABI_VERSION 2u
 
 OBD_PUBLIC uint32_t obd_abi(void);
 /** sizeof a struct of this header by its name ("obd_error"), 0 when unknown. */
@@ -118,7 +118,8 @@ struct obd_image_stats {
 	uint64_t inflight_max;			/**< most reads in flight towards the disk at one moment */
 	uint64_t blocks_decoded, block_hits;	/**< ZFile blocks decoded; blocks found decoded */
 	uint64_t slow_reads;
-	uint64_t threads; /**< helper threads alive now */
+	uint64_t in_place; /**< reads of layer files that found the bytes in the page cache and copied nothing */
+	uint64_t threads;  /**< helper threads alive now */
 };
 
 struct obd_image;

@@ -27,7 +27,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 from .. import errors
 from . import load
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 # ---- the structs of obd.h
 
@@ -101,6 +101,7 @@ class ImageStats(ctypes.Structure):
         ("blocks_decoded", c_uint64),
         ("block_hits", c_uint64),
         ("slow_reads", c_uint64),
+        ("in_place", c_uint64),
         ("threads", c_uint64),
     ]
 

@@ -116,6 +116,7 @@ class ImageStats:
     blocks_decoded: int
     block_hits: int
     slow_reads: int
+    in_place: int
     threads: int
 
 
