@@ -52,7 +52,7 @@ def read_of(rng, window):
 
 
 def open_image(paths, engine, rng):
-    """As the daemon does, with helpers or without; by system calls or in place, as if it was busy."""
+    """As the daemon does, with helpers or without; by system calls or, as if busy, in place."""
     direct = engine == native.Engine.LIBAIO
     layers = [native.Layer.open(str(path), direct) for path in paths]
     in_place = {"OVERLAYBD_IN_PLACE": rng.choice(("always", "never"))}
