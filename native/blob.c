@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "pages.h"
 
 /** Size of what fd is, or -errno: a layer is a regular file or a block device, nothing else has bytes at offsets. */
 static int64_t size_of(int fd, const struct stat *st, const char *path, struct obd_error *err)
@@ -109,6 +110,7 @@ void obd_blob_close(struct obd_blob *blob)
 {
 	if (!blob)
 		return;
+	obd_pages_destroy(blob->pages);
 	if (blob->fd >= 0)
 		close(blob->fd);
 	if (blob->direct_fd >= 0)

@@ -10,11 +10,12 @@
  */
 struct obd_blob {
 	int fd;
-	int direct_fd; /**< -1 when not asked for or not possible */
-	uint64_t size; /**< bytes */
-	bool nowait;   /**< preadv2(RWF_NOWAIT) works on fd */
-	bool memory;   /**< the file lives in memory (tmpfs, ramfs): a plain read never waits */
-	char *path;    /**< for messages */
+	int direct_fd;		 /**< -1 when not asked for or not possible */
+	uint64_t size;		 /**< bytes */
+	bool nowait;		 /**< preadv2(RWF_NOWAIT) works on fd */
+	bool memory;		 /**< the file lives in memory (tmpfs, ramfs): a plain read never waits */
+	char *path;		 /**< for messages */
+	struct obd_pages *pages; /**< NULL: not read in place */
 };
 
 /** Blocking read of exactly count bytes. 0 or -errno; -EIO when the file is shorter than it was at open. */

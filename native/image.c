@@ -15,8 +15,8 @@ enum {
 	DEPTH = 64,
 	DEPTH_MAX = 1024,
 	SLOW_READ_US = 10000,
-	/* what is read ahead of the decoder at once: a piece of 4 KiB blocks, or two 64 KiB ones */
-	STORED = 132 * 1024,
+	/* what is read ahead of the decoder at once: any block, or half a piece of smaller ones */
+	STORED = 68 * 1024,
 };
 
 /* ---- workers ---- */
@@ -191,6 +191,7 @@ void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret)
 		.write_bytes = sum.write_bytes,
 		.discards = sum.discards,
 		.flushes = sum.flushes,
+		.in_place = sum.in_place,
 		.inflight_max = __atomic_load_n(&image->inflight_max, __ATOMIC_RELAXED),
 	};
 	pthread_mutex_lock(&locked->work.lock);
@@ -386,6 +387,8 @@ int obd_image_create(struct obd_layer **layers, uint32_t count, struct obd_upper
 	else
 		r = take_options(image, options, err);
 	if (!r)
+		r = obd_rest_init(image, err);
+	if (!r)
 		r = merge_layers(image, layers, count, err);
 	if (!r)
 		r = take_upper(image, upper, err);
@@ -406,6 +409,7 @@ int obd_image_create(struct obd_layer **layers, uint32_t count, struct obd_upper
 		return r;
 	}
 	memcpy(image->layers, layers, count * sizeof(*image->layers));
+	obd_rest_map(image);
 	*ret = image;
 	return 0;
 }

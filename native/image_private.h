@@ -30,6 +30,8 @@ struct obd_work {
 	struct obd_piece *spare;		   /**< piece records to reuse */
 	struct obd_slot *ready, **ready_tail;	   /**< slots whose reads are done */
 	struct obd_slot *free_slots;
+	unsigned slots_used;	/**< not free now */
+	uint64_t slots_taken;	/**< so far, since their memory was last given back */
 	unsigned threads, idle; /**< alive; asleep */
 	unsigned busy;		/**< atomic: threads busy with work that is not in blocked */
 	unsigned wakes;		/**< sleepers that have been called and are not up yet */
@@ -52,13 +54,18 @@ struct obd_image {
 	uint64_t avoid_until;	      /**< atomic, ns: the disk is behind, front ends' threads write nothing */
 	uint32_t block_size_max;      /**< largest ZFile block of any layer, 0 when all are raw */
 	unsigned small_cost_us;	      /**< what a 4 KiB read costs, roughly; decides whether waking a helper pays */
+	uint64_t busy_reads;	      /**< reads of a worker within an epoch, above which it reads in place */
+	bool in_place;		      /**< some layer has pages */
+	unsigned idle_ms;	      /**< what is kept only for busy times is given back after so long */
+	uint64_t epoch;		      /**< atomic: when what is known of pages will be too old, ns of obd_recent_ns */
 	struct obd_work work;
 	const struct obd_engine_ops *engine; /**< NULL: psync */
 	struct obd_engine_state *engine_state;
 	struct obd_slot *slots;
 	uint8_t *slot_memory;
-	unsigned inflight, inflight_max; /**< atomic: reads in flight towards the disk */
-	pthread_mutex_t workers_lock;	 /**< guards the next three */
+	uint64_t rest_slots_taken, rest_since; /**< slots_taken when the front end last rested; since when it is that */
+	unsigned inflight, inflight_max;       /**< atomic: reads in flight towards the disk */
+	pthread_mutex_t workers_lock;	       /**< guards the next three */
 	struct obd_worker *workers, *lent;
 	struct obd_counters retired; /**< of workers that are gone */
 };
@@ -95,6 +102,15 @@ void obd_slots_deinit(struct obd_image *image);
 /** Plans and submits; delivers at once what needs no read. Releases the slot when its piece is complete. */
 void obd_slot_run(struct obd_worker *worker, struct obd_slot *slot);
 void obd_slot_finish(struct obd_worker *worker, struct obd_slot *slot);
+
+/* rest.c; obd_image_rest is there too */
+int obd_rest_init(struct obd_image *image, struct obd_error *err);
+/** Maps the layers where that is of use. */
+void obd_rest_map(struct obd_image *image);
+/** Forgets all pages of the layers. */
+void obd_image_forget(struct obd_image *image);
+/** When they are forgotten next, ns of obd_recent_ns; a new value means that they just were. */
+uint64_t obd_image_epoch(struct obd_image *image);
 
 /* image.c */
 /** The merged index of layers, none of which may be NULL. 0 or -errno; -EFBIG as obd_index_create. */

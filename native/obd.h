@@ -165,7 +165,8 @@ struct obd_image_stats {
 	uint64_t inflight_max;			/**< most reads in flight towards the disk at one moment */
 	uint64_t blocks_decoded, block_hits;	/**< ZFile blocks decoded; blocks found decoded */
 	uint64_t slow_reads;
-	uint64_t threads; /**< helper threads alive now */
+	uint64_t in_place; /**< reads of layer files that found the bytes in the page cache and copied nothing */
+	uint64_t threads;  /**< helper threads alive now */
 	uint64_t writes, write_bytes, discards, flushes;
 };
 

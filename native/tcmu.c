@@ -333,7 +333,7 @@ static int wait_for_commands(struct obd_tcmu *tcmu, bool starved)
 	/* from here on whoever answers tells the kernel; what was answered before is told now */
 	__atomic_store_n(&tcmu->looking, false, __ATOMIC_SEQ_CST);
 	notify(tcmu);
-	if (poll(fds, 2, starved ? STARVED_MS : -1) < 0 && errno != EINTR)
+	if (poll(fds, 2, starved ? STARVED_MS : obd_image_rest(tcmu->image)) < 0 && errno != EINTR)
 		return -errno;
 	__atomic_store_n(&tcmu->looking, true, __ATOMIC_SEQ_CST);
 	if (!fds[0].revents)

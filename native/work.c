@@ -6,7 +6,7 @@
  *     helpers                  what the front end's thread would take too long over, on the other cores
  *     more threads, on demand  pieces that wait for the disk, one thread each, up to options.depth
  *
- * All three are the same loop. Threads start when there is work for them and end after ten idle seconds, so an idle
+ * All three are the same loop. Threads start when there is work for them and end after some idle seconds, so an idle
  * device has none. One-piece requests are served before longer ones: a long command does not delay a short one.
  */
 #include <errno.h>
@@ -21,7 +21,6 @@ enum {
 	PIECE = 128 * 1024,
 	CLAIM_MAX = 4, /* small pieces taken under one lock */
 	BULK_TURN = 8, /* every so many small pieces a bulk one is served */
-	IDLE_S = 10,
 	STACK = 256 * 1024,
 	WORTH_A_WAKE_US = 12, /* waking a sleeping thread costs about this much until it works */
 	SPIN_MAX_US = 60,
@@ -154,6 +153,8 @@ static bool claim_work(struct obd_image *image, struct claim *claim, bool helper
 	if (image->engine) {
 		claim->slot = work->free_slots;
 		work->free_slots = claim->slot->next;
+		work->slots_used++;
+		work->slots_taken++;
 	}
 	return true;
 }
@@ -206,8 +207,11 @@ static void serve_claim(struct obd_worker *worker, struct claim *claim)
 		claim->slot->done = 0;
 		obd_slot_run(worker, claim->slot);
 	} else {
-		for (unsigned i = 0; i < claim->count; i++)
+		for (unsigned i = 0; i < claim->count; i++) {
+			if (i + 1 < claim->count)
+				obd_read_prefetch(worker, &claim->pieces[i + 1]);
 			serve_piece(worker, &claim->pieces[i]);
+		}
 	}
 }
 
@@ -227,8 +231,9 @@ static bool start_thread(struct obd_image *image)
 	if (obd_worker_create(image, &worker))
 		return false;
 	worker->may_block = true;
-	/* signals are for Python's main thread */
+	/* signals are for Python's main thread; but SIGBUS is ours, see pages.h */
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK);
@@ -288,13 +293,13 @@ static bool spin(struct obd_work *work, unsigned *budget_us)
 }
 
 /* Sleeps until woken. false: nobody wanted this thread for a while. Called with the lock held. */
-static bool sleep_idle(struct obd_work *work)
+static bool sleep_idle(struct obd_image *image)
 {
-	struct timespec until;
+	const uint64_t end = obd_now_ns() + image->idle_ms * UINT64_C(1000000);
+	const struct timespec until = {(time_t)(end / 1000000000), (long)(end % 1000000000)};
+	struct obd_work *work = &image->work;
 	int r = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += IDLE_S;
 	work->idle++;
 	while (!work->wakes && !work->stop && r != ETIMEDOUT)
 		r = pthread_cond_timedwait(&work->wake, &work->lock, &until);
@@ -340,7 +345,7 @@ static void helper_loop(struct obd_image *image, struct obd_worker *worker)
 			if (found || work->queued)
 				continue;
 		}
-		if (!sleep_idle(work))
+		if (!sleep_idle(image))
 			return;
 	}
 }
@@ -421,6 +426,7 @@ void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot)
 	pthread_mutex_lock(&work->lock);
 	slot->next = work->free_slots;
 	work->free_slots = slot;
+	work->slots_used--;
 	/* a piece may have found no slot a moment ago, and its submitter gone back to sleep */
 	if ((work->small.head || work->bulk.head) && !(work->busy + work->wakes))
 		wake_one(image);

@@ -128,6 +128,7 @@ class ImageStats(ctypes.Structure):
         ("blocks_decoded", c_uint64),
         ("block_hits", c_uint64),
         ("slow_reads", c_uint64),
+        ("in_place", c_uint64),
         ("threads", c_uint64),
         ("writes", c_uint64),
         ("write_bytes", c_uint64),

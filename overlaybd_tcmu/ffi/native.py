@@ -112,6 +112,7 @@ class ImageStats:
     blocks_decoded: int
     block_hits: int
     slow_reads: int
+    in_place: int
     threads: int
     writes: int
     write_bytes: int
