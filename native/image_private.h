@@ -23,6 +23,7 @@ struct obd_work {
 	unsigned small_count;
 	unsigned since_bulk; /**< small pieces taken since the last bulk one, so that bulk cannot starve */
 	struct obd_piece *blocked, **blocked_tail; /**< pieces that have to wait for the disk */
+	struct obd_piece *resumed, **resumed_tail; /**< pieces that waited for the registry and need not any more */
 	struct obd_piece *spare;		   /**< piece records to reuse */
 	struct obd_slot *ready, **ready_tail;	   /**< slots whose reads are done */
 	struct obd_slot *free_slots;
@@ -47,6 +48,7 @@ struct obd_image {
 	struct obd_slot *slots;
 	uint8_t *slot_memory;
 	unsigned inflight, inflight_max; /**< atomic: reads in flight towards the disk */
+	int cancelled;			 /**< under the lock of the misses: what pieces that would wait end with */
 	pthread_mutex_t workers_lock;	 /**< guards the next three */
 	struct obd_worker *workers, *lent;
 	struct obd_counters retired; /**< of workers that are gone */
@@ -56,6 +58,8 @@ struct obd_image {
 void obd_work_init(struct obd_image *image);
 void obd_work_deinit(struct obd_image *image);
 void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece);
+/** The piece, a record of its own that becomes ours, shall be tried again. */
+void obd_work_resume(struct obd_image *image, struct obd_piece *piece);
 /** The slot's reads are done; some thread of ours, or whoever calls obd_image_work, will finish it. */
 void obd_work_ready(struct obd_image *image, struct obd_slot *slot);
 void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot);
