@@ -126,6 +126,10 @@ class RegistryError(Error):
     def __str__(self) -> str:
         return f"{self.kind.text}: {self.cause}"
 
+    def copy(self) -> "RegistryError":
+        """For another thread: one that is raised twice collects both tracebacks."""
+        return RegistryError(self.kind, self.cause, self.temporary, self.retry_after_s)
+
 
 class LibraryError(Error):
     """A shared library is missing or is not the one this package was written for."""

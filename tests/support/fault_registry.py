@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A registry of ours that misbehaves on script: blobs, a token server, an object store to redirect to.
+A registry of ours that misbehaves on script: blobs, tokens, an object store it redirects to.
 
     with FaultRegistry() as registry:
         digest = registry.put(data)                     # "sha256:..."; in every repository
-        url = registry.repo_url("library/x")            # a repoBlobUrl
+        url = registry.repo_url("library/x")             # a repoBlobUrl
         registry.delay(0.005)                           # before each answer with blob data
         registry.fault(status=429, headers={"Retry-After": "1"}, times=2)
         registry.fault(on="store", cut_after=100)
@@ -13,12 +13,12 @@ A registry of ours that misbehaves on script: blobs, a token server, an object s
         registry.requests("blob")                       # http_server.Request, with every header
         registry.in_flight_max()                        # blob requests under way at once
 
-Three servers on ports of their own: `registry` (kind "blob"), `tokens` ("token"), `store` ("store").
+Three servers with ports of their own: `registry` (kind "blob"), `tokens` ("token"), `store`.
 What is not a fault behaves as docker-registry does: 206 with Content-Range, Docker-Content-Digest,
 404 for what it does not have, 401 with a challenge once require_bearer() or require_basic() is set.
 
 fault(on="blob", times=1, skip=0, **how) arms one: the next `times` requests of the kind (None:
-all from now on) after `skip` good ones get it. Faults queue up: the first armed one that fits is used.
+all from now on) after `skip` good ones get it. Faults queue up: the first one that fits is used.
 `match=function(Request)` narrows it. How, all of which can be combined with the true answer:
 
     status=, headers=, body=    that answer instead
@@ -173,6 +173,11 @@ class FaultRegistry:
         """WWW-Authenticate as given; {realm}, {host} and {repository} are filled in."""
         self._challenge = text
 
+    def accept(self, token: str) -> None:
+        """A token that is good for everything."""
+        with self._lock:
+            self._tokens[token] = "*", float("inf")
+
     def revoke(self) -> None:
         """No token given so far is good any more."""
         with self._lock:
@@ -232,7 +237,7 @@ class FaultRegistry:
         repository, _, digest = request.path.removeprefix("/v2/").partition("/blobs/")
         denied = self._authorize(request, repository)
         if denied is not None:
-            return denied
+            return _faulty(denied, fault)
         if self._location and digest in self._blobs:
             where = self._location.format(
                 store=self.store.url, digest=digest, signature=self._signatures[-1]
@@ -301,7 +306,7 @@ class FaultRegistry:
             wanted = f"repository:{repository}:pull"
             with self._lock:
                 scope, expires = self._tokens.get(given.removeprefix("Bearer "), ("", 0.0))
-            if wanted in scope.split() and time.monotonic() < expires:
+            if (scope == "*" or wanted in scope.split()) and time.monotonic() < expires:
                 return None
             text = self._challenge or (
                 'Bearer realm="{realm}",service="{host}",scope="repository:{repository}:pull"'

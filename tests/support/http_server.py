@@ -38,9 +38,9 @@ class Request:
     peer_certificate: str = ""  # common name of the client's certificate
     concurrency: int = 0  # requests under way when it came, itself included
     started_s: float = 0.0  # monotonic
-    ended_s: float = 0.0
+    ended_s: float = 0.0  # 0: still under way
     status: int = 0  # 0: closed without an answer
-    sent: int = 0  # bytes of the body
+    sent: int = 0  # bytes of the body, as far as the peer took them
 
     @property
     def range(self) -> Optional[Tuple[int, int]]:
@@ -147,7 +147,7 @@ class Server:
                 _shut(one)
 
     def log(self) -> List[Request]:
-        """A copy, in the order requests were answered or given up."""
+        """A copy, in the order requests were answered or given up; what a client has is in it."""
         with self._lock:
             return list(self._log)
 
@@ -161,6 +161,11 @@ class Server:
         """Requests that were under way at once."""
         with self._lock:
             return self._in_flight_max
+
+    def in_flight(self) -> int:
+        """Requests under way now."""
+        with self._lock:
+            return self._in_flight
 
     def connections(self) -> Tuple[int, int]:
         """(accepted since the beginning, open now)"""
@@ -228,24 +233,27 @@ class Server:
             with self._lock:
                 self._in_flight -= 1
                 request.ended_s = time.monotonic()
-                self._log.append(request)
+
+    def _note(self, request: Request, status: int, sent: int) -> None:
+        """Before the first byte: whoever has an answer finds it in the log."""
+        with self._lock:
+            request.status, request.sent = status, sent
+            self._log.append(request)
 
     def _send(self, connection: socket.socket, request: Request, reply: Reply) -> bool:
         ending = self._ending
-        if reply.delay_s and ending.wait(reply.delay_s):
-            return False
         while reply.hold is not None and not reply.hold.wait(0.05):
             if ending.is_set():
-                return False
-        if reply.close:
+                break
+        if ending.wait(reply.delay_s) or reply.close:
+            self._note(request, 0, 0)
             return False
-        request.status = reply.status
         body = memoryview(b"" if request.method == "HEAD" else reply.body)
         head = _head(reply, len(reply.body))
         end = min(x for x in (reply.cut_after, reply.stall_after, len(body)) if x is not None)
+        self._note(request, reply.status, 0 if reply.drip_s else end)
         if reply.chunked:
             _send_chunked(connection, head, body[:end], end == len(body))
-            request.sent = end
         elif reply.drip_s:
             connection.sendall(head)
             for at in range(end):
@@ -259,7 +267,6 @@ class Server:
             else:
                 connection.sendall(head)
                 connection.sendall(body[:end])
-            request.sent = end
         if reply.stall_after is not None:
             ending.wait()
         whole = end == len(body) and reply.length in (None, len(body))
