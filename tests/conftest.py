@@ -16,7 +16,7 @@ import pytest
 from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import core
 
-FLOORS = {"unit", "native", "image", "daemon", "vm", "bench"}
+FLOORS = {"unit", "native", "image", "registry", "daemon", "vm", "bench"}
 NEED_CORE = {"native", "image", "daemon", "bench"}
 VM_TIMEOUT_S = 900  # software emulation, and the first run makes the guest's disk
 HERE = pathlib.Path(__file__).resolve().parent
