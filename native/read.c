@@ -24,7 +24,8 @@ struct walk {
 	/* where the next byte goes; unused while planning or probing */
 	const struct iovec *iov;
 	size_t skip;
-	uint64_t done; /**< bytes of the piece behind us */
+	uint64_t done;	/**< bytes of the piece behind us */
+	bool streaming; /**< what follows the piece will be wanted next, on this thread */
 	/* planned reads */
 	struct obd_slot *slot;
 	unsigned io;
@@ -346,10 +347,9 @@ static int decode_block(struct walk *walk, const struct obd_layer *layer, uint64
 		return 0;
 	}
 	slot = decoded_find(worker, layer, block);
-	if (slot) {
-		/* wanted again, further on: somebody reads it in order, and the rest will be wanted too */
-		need = length;
-	} else {
+	if (slot || walk->streaming)
+		need = length; /* the rest of the block will be wanted too */
+	if (!slot) {
 		slot = &worker->decoded[worker->victim];
 		worker->victim = (worker->victim + 1) % OBD_DECODED_SLOTS;
 	}
@@ -497,7 +497,7 @@ static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
 			uint64_t hole = min_u64(start, end) - offset;
 
 			out_zero(walk, hole);
-			if (walk->mode != WALK_PLAN)
+			if (delivers(walk))
 				obd_count(&walk->worker->counters.zero_bytes, hole);
 			offset += hole;
 			continue;
@@ -521,13 +521,16 @@ static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
 
 int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
 {
+	const uint64_t offset = piece->request->offset + piece->offset;
 	struct walk walk = {.worker = worker, .mode = WALK_NOW, .piece = piece};
 	int r;
 
 	worker->miss.file = NULL;
 	worker->rejected.layer = NULL;
+	walk.streaming = offset == worker->expected && obd_work_alone(worker->image);
+	worker->expected = offset + piece->count;
 	out_seek(&walk, piece->request, piece->offset);
-	r = walk_range(&walk, piece->request->offset + piece->offset, piece->count);
+	r = walk_range(&walk, offset, piece->count);
 	return walk.mode == WALK_PROBE && !r ? OBD_MISSING : r;
 }
 

@@ -52,6 +52,7 @@ struct obd_worker {
 	size_t stored_size;
 	struct obd_decoded decoded[OBD_DECODED_SLOTS];
 	unsigned victim;
+	uint64_t expected; /**< where in the image its last piece ended: one that begins there makes a stream */
 	struct iovec iov[OBD_WORKER_IOV];
 	struct obd_error error; /**< why the last piece failed */
 	struct {

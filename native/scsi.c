@@ -11,34 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum opcode {
-	TEST_UNIT_READY = 0x00,
-	READ_6 = 0x08,
-	WRITE_6 = 0x0a,
-	INQUIRY = 0x12,
-	MODE_SELECT_6 = 0x15,
-	MODE_SENSE_6 = 0x1a,
-	READ_CAPACITY_10 = 0x25,
-	READ_10 = 0x28,
-	WRITE_10 = 0x2a,
-	WRITE_VERIFY_10 = 0x2e,
-	SYNCHRONIZE_CACHE_10 = 0x35,
-	WRITE_SAME_10 = 0x41,
-	UNMAP = 0x42,
-	MODE_SELECT_10 = 0x55,
-	MODE_SENSE_10 = 0x5a,
-	READ_16 = 0x88,
-	WRITE_16 = 0x8a,
-	WRITE_VERIFY_16 = 0x8e,
-	SYNCHRONIZE_CACHE_16 = 0x91,
-	WRITE_SAME_16 = 0x93,
-	SERVICE_ACTION_IN_16 = 0x9e,
-	READ_12 = 0xa8,
-	WRITE_12 = 0xaa,
-	WRITE_VERIFY_12 = 0xae,
-};
-
-enum { READ_CAPACITY_16 = 0x10 }; /* service action */
+#include "scsi_opcodes.h"
 
 /* key << 16 | additional code << 8 | qualifier */
 enum sense {
@@ -442,6 +415,15 @@ static enum obd_scsi_verdict mode_select(const struct obd_scsi_command *command,
 	return good(answer);
 }
 
+static enum obd_scsi_verdict report_opcodes(const struct obd_scsi_command *command, struct obd_scsi_answer *answer)
+{
+	uint8_t data[OBD_SCSI_OPCODES_MAX];
+	size_t count = obd_scsi_report_opcodes(command->cdb, data);
+
+	return count ? give(command, answer, data, count, get32(command->cdb + 6))
+		     : reject(answer, INVALID_FIELD_IN_CDB);
+}
+
 /* ---- reads ---- */
 
 static enum obd_scsi_verdict read_blocks(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
@@ -494,6 +476,10 @@ enum obd_scsi_verdict obd_scsi_execute(const struct obd_scsi *scsi, const struct
 	case SERVICE_ACTION_IN_16:
 		if ((cdb[1] & 0x1f) == READ_CAPACITY_16)
 			return capacity_16(scsi, command, answer);
+		return reject(answer, INVALID_OPCODE);
+	case MAINTENANCE_IN:
+		if ((cdb[1] & 0x1f) == REPORT_SUPPORTED_OPERATION_CODES)
+			return report_opcodes(command, answer);
 		return reject(answer, INVALID_OPCODE);
 	case WRITE_6:
 	case WRITE_10:

@@ -91,6 +91,10 @@ def capacity_16(allocated=32):
     return struct.pack(">BBQIBB", 0x9E, 0x10, 0, allocated, 0, 0)
 
 
+def report_opcodes(option, opcode=0, action=0, allocated=512):
+    return struct.pack(">BBBBHIBB", 0xA3, 0x0C, option, opcode, action, allocated, 0, 0)
+
+
 def mode_sense_6(page, subpage=0, control=0, allocated=255):
     return bytes([0x1A, 0, control << 6 | page, subpage, allocated, 0])
 
@@ -105,3 +109,26 @@ def mode_select_6(count, flags=0x10):
 
 def mode_select_10(count, flags=0x10):
     return struct.pack(">BB5xHB", 0x55, flags, count, 0)
+
+
+# ---- answers
+
+# Opcodes of a read-only disk: those it answers, and those it refuses as write-protected.
+KNOWN = (0x00, 0x08, 0x12, 0x15, 0x1A, 0x25, 0x28, 0x35, 0x55, 0x5A, 0x88, 0x91, 0x9E, 0xA3, 0xA8)
+WRITES = (0x0A, 0x2A, 0xAA, 0x8A, 0x2E, 0xAE, 0x8E, 0x41, 0x93, 0x42)
+
+ILLEGAL, DATA_PROTECT, MEDIUM = 5, 7, 3  # sense keys
+INVALID_OPCODE, INVALID_FIELD, OUT_OF_RANGE = 0x2000, 0x2400, 0x2100
+
+
+def good(answer):
+    """The data of a command that succeeded."""
+    assert (answer.status, answer.sense) == (0, bytes(18))
+    return answer.data[: answer.read_count]
+
+
+def refused(answer):
+    """Key and additional code of one that did not."""
+    assert answer.status == 2
+    assert answer.sense[0] & 0x7F == 0x70 and answer.sense[7] == 10
+    return answer.key, answer.asc
