@@ -165,7 +165,7 @@ int obd_blob_pread(const struct obd_blob *blob, void *buf, size_t count, uint64_
 	if (__builtin_add_overflow(offset, count, &end) || end > INT64_MAX)
 		return -EIO;
 	if (blob->cache)
-		return end > blob->size ? -EIO : obd_miss_pread(blob, buf, count, offset);
+		return end > blob->size ? -EIO : count ? obd_miss_pread(blob, buf, count, offset) : 0;
 	r = obd_preadv_all(blob->fd, &list, 1, count, offset);
 	if (r < 0)
 		return (int)r;

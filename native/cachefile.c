@@ -137,15 +137,18 @@ static void heat_changed(struct obd_cachefile *file, uint64_t unit, uint32_t old
 		obd_miss_ahead(file, unit);
 }
 
-/** Notes that the unit is read. A store only once an epoch: the line stays shared between the readers' CPUs. */
-static inline void touch(struct obd_cachefile *file, uint64_t offset)
+/** Notes that the range is read. A store only once an epoch: the line stays shared between the readers' CPUs. */
+static inline void touch(struct obd_cachefile *file, uint64_t offset, uint64_t count)
 {
-	const uint64_t unit = offset >> file->misses->unit_shift;
+	const uint64_t last = (offset + count - 1) >> file->misses->unit_shift;
 	const uint32_t epoch = __atomic_load_n(&file->misses->epoch, __ATOMIC_RELAXED);
-	const uint32_t old = __atomic_load_n(&file->heat[unit], __ATOMIC_RELAXED);
 
-	if (old != epoch)
-		heat_changed(file, unit, old, epoch);
+	for (uint64_t unit = offset >> file->misses->unit_shift; unit <= last; unit++) {
+		const uint32_t old = __atomic_load_n(&file->heat[unit], __ATOMIC_RELAXED);
+
+		if (old != epoch)
+			heat_changed(file, unit, old, epoch);
+	}
 }
 
 /** All of it or -errno; -EAGAIN when it would wait and must not; -EIO at the file's end. */
@@ -232,7 +235,7 @@ int obd_cachefile_preadv(struct obd_cachefile *file, const struct iovec *iov, in
 	unsigned begun;
 	int r;
 
-	touch(file, offset);
+	touch(file, offset, count);
 	do {
 		const bool nowait = __atomic_load_n(&file->nowait, __ATOMIC_RELAXED);
 		const bool memory = __atomic_load_n(&file->memory, __ATOMIC_RELAXED);

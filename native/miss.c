@@ -344,20 +344,38 @@ void obd_cachefile_settle(struct obd_cachefile *file, uint64_t offset, uint64_t 
 	resume_all(list);
 }
 
-void obd_cachefile_fail(struct obd_cachefile *file, uint64_t offset, uint64_t count, int error)
+/** Lets those go who lack bytes of the range; their pieces are returned. The lock is held. */
+static struct obd_waiter *fail_range(struct obd_cachefile *file, uint64_t offset, uint64_t count, int error,
+				     bool threads_only)
 {
 	struct obd_waiter *list = NULL;
 
-	pthread_mutex_lock(&file->misses->lock);
-	unwant(file, offset, count);
 	for (struct obd_waiter **link = &file->waiters; *link;) {
-		if ((*link)->offset >= offset + count || offset >= (*link)->offset + (*link)->count)
+		if ((*link)->offset >= offset + count || offset >= (*link)->offset + (*link)->count ||
+		    (threads_only && !(*link)->wake))
 			link = &(*link)->next;
 		else
 			let_go(unpark(file, link), -error, &list);
 	}
+	return list;
+}
+
+void obd_cachefile_fail(struct obd_cachefile *file, uint64_t offset, uint64_t count, int error)
+{
+	struct obd_waiter *list;
+
+	pthread_mutex_lock(&file->misses->lock);
+	unwant(file, offset, count);
+	list = fail_range(file, offset, count, error, false);
 	pthread_mutex_unlock(&file->misses->lock);
 	fail_all(list, error, file->path);
+}
+
+void obd_cachefile_refuse(struct obd_cachefile *file, uint64_t offset, uint64_t count, int error)
+{
+	pthread_mutex_lock(&file->misses->lock);
+	fail_range(file, offset, count, error, true);
+	pthread_mutex_unlock(&file->misses->lock);
 }
 
 /* ---- images ---- */

@@ -127,6 +127,8 @@ OBD_PUBLIC int64_t obd_cachefile_recover(struct obd_cachefile *file, uint64_t of
 OBD_PUBLIC void obd_cachefile_settle(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** Everybody who waits for bytes of the range gets this errno. */
 OBD_PUBLIC void obd_cachefile_fail(struct obd_cachefile *file, uint64_t offset, uint64_t count, int error);
+/** As fail, for those alone who open a layer: reads of images wait on, and the range stays wanted. */
+OBD_PUBLIC void obd_cachefile_refuse(struct obd_cachefile *file, uint64_t offset, uint64_t count, int error);
 /** Gives the range's room back; a reader in the middle of it reads again. */
 OBD_PUBLIC int obd_cachefile_evict(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** As evict, of what is in memory. */

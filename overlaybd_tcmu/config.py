@@ -73,6 +73,15 @@ class DownloadConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class OutageConfig:
+    """What a device does while the registry of its layers is away."""
+
+    # block: reads wait for as long as it takes. eio: they fail after the deadline.
+    on_outage: str = schema.key("onOutage", "block", enum=["block", "eio"])
+    deadline_s: int = schema.key("deadline", 60, minimum=1, maximum=_INT)
+
+
+@dataclasses.dataclass(frozen=True)
 class P2pConfig:
     enable: bool = schema.key("enable", False)
     address: str = schema.key("address", "http://localhost:9731/accelerator")
@@ -115,6 +124,7 @@ class ServiceConfig:
     # by the kernel. 2 POSIX aio: many reads in flight through the page cache.
     io_engine: int = schema.key("ioEngine", 0, enum=[0, 1, 2])
     download: DownloadConfig = schema.section("download", DownloadConfig)
+    outage: OutageConfig = schema.section("outageConfig", OutageConfig)
     p2p: P2pConfig = schema.section("p2pConfig", P2pConfig)
     exporter: ExporterConfig = schema.section("exporterConfig", ExporterConfig)
     enable_audit: bool = schema.key("enableAudit", True)

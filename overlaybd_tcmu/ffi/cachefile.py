@@ -5,10 +5,12 @@ filled for them. Handles as in native.py; ranges are (offset, count) in bytes an
 of GRANULE.
 """
 
+import array
 import ctypes
 import dataclasses
 import enum
 import os
+import threading
 from ctypes import c_char, c_uint32, c_uint64, c_void_p
 from typing import Any, List, Optional, Sequence, Tuple
 
@@ -97,11 +99,12 @@ class CacheFile(native.Handle):
         self._address = ret.value
         self._misses = misses  # must outlive us
 
-    def fill(self, buffer: Any, offset: int) -> "ctypes.Array[c_uint32]":
+    def fill(self, buffer: Any, offset: int) -> "array.array[int]":
         """Writes whole granules, wakes who waits for them; their checksums. OSError: not taken."""
         address, count = _address_of(buffer)
-        sums = (c_uint32 * -(-count // GRANULE))()
-        core.library().cachefile_fill(self.address, address, count, offset, sums)
+        sums = array.array("I", bytes(4 * -(-count // GRANULE)))
+        words = (c_uint32 * len(sums)).from_buffer(sums)
+        core.library().cachefile_fill(self.address, address, count, offset, words)
         return sums
 
     def spill(self, buffer: Any, offset: int) -> None:
@@ -123,6 +126,10 @@ class CacheFile(native.Handle):
     def fail(self, offset: int, count: int, error: int) -> None:
         """Whoever waits for bytes of the range gets this errno."""
         core.library().cachefile_fail(self.address, offset, count, error)
+
+    def refuse(self, offset: int, count: int, error: int) -> None:
+        """As fail, for those alone who open a layer; reads of images wait on."""
+        core.library().cachefile_refuse(self.address, offset, count, error)
 
     def evict(self, offset: int, count: int) -> None:
         """Gives the room of a range back."""
@@ -168,10 +175,14 @@ class CacheFile(native.Handle):
 
 
 class CachedBlob(native.Blob):
-    """A blob that is read through a cache file."""
+    """
+    A blob that is read through a cache file. `_guard` lets another thread cancel() while the blob
+    is handed over or closed.
+    """
 
     def __init__(self, file: CacheFile, timeout_ms: int) -> None:
         native.Handle.__init__(self)  # not Blob's, which opens a path
+        self._guard = threading.Lock()
         ret = c_void_p()
         core.library().blob_cached(
             file.address, timeout_ms, ctypes.byref(ret), ctypes.byref(core.Error())
@@ -179,13 +190,14 @@ class CachedBlob(native.Blob):
         self._address = ret.value
 
     def cancel(self) -> None:
-        """Ends the waiting of whoever opens a layer from it."""
-        core.library().blob_cancel(self.address)
+        """Ends the waiting of whoever opens a layer from it; harmless when nobody does any more."""
+        with self._guard:
+            if self._address is not None:
+                core.library().blob_cancel(self._address)
 
-
-def cancel(image: native.Image, error: int) -> None:
-    """Requests that wait for missing bytes end with this errno, now and from now on."""
-    core.library().image_cancel(image.address, error)
+    def release(self) -> int:
+        with self._guard:
+            return super().release()
 
 
 def expire(image: native.Image, age_ms: int, error: int) -> int:

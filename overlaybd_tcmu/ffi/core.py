@@ -233,6 +233,7 @@ class Library:
         )
         self.cachefile_settle = fn("cachefile_settle", None, [_HANDLE, c_uint64, c_uint64])
         self.cachefile_fail = fn("cachefile_fail", None, [_HANDLE, c_uint64, c_uint64, c_int])
+        self.cachefile_refuse = fn("cachefile_refuse", None, [_HANDLE, c_uint64, c_uint64, c_int])
         self.cachefile_evict = fn("cachefile_evict", c_int, [_HANDLE, c_uint64, c_uint64], _check)
         self.cachefile_unspill = fn(
             "cachefile_unspill", c_int, [_HANDLE, c_uint64, c_uint64], _check

@@ -61,6 +61,7 @@ class ImageConfig:
     upper: UpperConfig = schema.section("upper", UpperConfig)
     result_file: str = schema.key("resultFile", "")
     download: config.DownloadConfig = schema.section("download", config.DownloadConfig)
+    on_outage: str = schema.key("onOutage", "", enum=["", "block", "eio"])  # empty: the service's
     acceleration_layer: bool = schema.key("accelerationLayer", False)
     record_trace_path: str = schema.key("recordTracePath", "")
 

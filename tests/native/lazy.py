@@ -9,6 +9,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import subprocess
 import threading
 import time
 
@@ -145,3 +146,15 @@ def wait_for(condition):
     """For what another thread is about to do; the test's time limit ends it."""
     while not condition():
         time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def reading(image, count, offset):
+    """A read under way on a thread of its own."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        yield executor.submit(image.pread, count, offset)
+
+
+def remove_tree(path):
+    """rm -rf, by the program users have."""
+    subprocess.run(["rm", "-rf", str(path)], check=True)

@@ -219,7 +219,7 @@ def test_cancelled_image_lets_every_reader_go(origin, disk):
         with concurrent.futures.ThreadPoolExecutor(8) as executor:
             futures = [executor.submit(image.pread, 1 << 17, n << 17) for n in range(1, 9)]
             lazy.wait_for(lambda: cachefile.parked(image)[0] >= 8)
-            cachefile.cancel(image, errno.ESHUTDOWN)
+            image.cancel(errno.ESHUTDOWN)
             for future in futures:
                 with pytest.raises(errors.NativeError) as caught:
                     future.result()
@@ -238,7 +238,7 @@ def test_cancelling_leaves_the_other_image_of_the_same_file(origin, disk):
         origin.open.clear()
         futures = [executor.submit(image.pread, 4096, 1 << 20) for image in (one, two)]
         lazy.wait_for(lambda: origin.misses.parked() == 2)
-        cachefile.cancel(one, errno.EIO)
+        one.cancel(errno.EIO)
         with pytest.raises(errors.NativeError):
             futures[0].result()
         origin.open.set()

@@ -39,6 +39,7 @@ NESTED = {
         "tryCnt": 3,
         "blockSize": 4,
     },
+    "outageConfig": {"onOutage": "eio", "deadline": 7},
     "p2pConfig": {"enable": True, "address": "a"},
     "exporterConfig": {"enable": True, "uriPrefix": "/u", "port": 1, "updateInterval": 2},
     "enableAudit": False,

@@ -8,6 +8,8 @@ Imports point one way, and names of modules are imported, not names in them.
       |       |           |
       `---- image ------ ffi   formats
               |           |       |
+            cache --------|       |
+              |           |       |
            registry       |       |
               |           |       |
               `-------- leaves ---'
@@ -30,11 +32,12 @@ MAY_IMPORT = {
     "formats": {"leaves"},
     "ffi": {"leaves"},
     "registry": {"leaves"},
-    "image": {"leaves", "formats", "ffi", "registry"},
+    "cache": {"leaves", "ffi", "registry"},
+    "image": {"leaves", "formats", "ffi", "registry", "cache"},
     "tcmu": {"leaves", "ffi", "image"},
     "audit": {"leaves", "ffi"},
-    "daemon": {"leaves", "audit", "ffi", "registry", "image", "tcmu"},
-    "tools": {"leaves", "formats", "ffi", "registry", "image"},
+    "daemon": {"leaves", "audit", "ffi", "registry", "cache", "image", "tcmu"},
+    "tools": {"leaves", "formats", "ffi", "registry", "cache", "image"},
 }
 
 
