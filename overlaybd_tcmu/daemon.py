@@ -96,11 +96,11 @@ class Signals:
 class Daemon:
     """Everything that lives from start to stop."""
 
-    def __init__(self, service: config.ServiceConfig, signals: Signals) -> None:
+    def __init__(self, service: config.ServiceConfig, signals: Signals, path: str) -> None:
         self._service = service
         self._signals = signals
         self._drain = audit.Drain()
-        self._remote = remote.Remote(service)
+        self._remote = remote.Remote(service, path=path)
         self._handler = handler.Handler(self._open_image)
         self._context: Optional[libtcmu.Context] = None
 
@@ -197,7 +197,7 @@ def raise_open_files() -> None:
             logger.info("open files not raised wanted=%d error=%s", limits[0], error)
 
 
-def serve(service: config.ServiceConfig, warnings: List[str]) -> None:
+def serve(service: config.ServiceConfig, warnings: List[str], path: str) -> None:
     """Sets the process up and runs the daemon in it."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     process.limit_memory()
@@ -212,7 +212,7 @@ def serve(service: config.ServiceConfig, warnings: List[str]) -> None:
         load_libraries()
         signals = Signals()
         try:
-            Daemon(service, signals).run()
+            Daemon(service, signals, path).run()
         finally:
             signals.end()
     finally:
@@ -271,7 +271,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
                 print(f"overlaybd-tcmu: warning: {options.config}: {warning}", file=sys.stderr)
             print(config.show(service))
         else:
-            serve(service, warnings)
+            serve(service, warnings, options.config)
         return EXIT_OK
     except (errors.Error, OSError) as error:
         logger.critical("%s", error)

@@ -6,12 +6,14 @@ One blob of the cache while somebody uses it: its cache file in the core, its re
     restart --recover()--> bytes that match the record count again, each unit looked at once
     evict() --> record cleared --> bits cleared, hole punched
 
-What the disk does not take goes to memory, within the store's bound, and is not recorded.
+What the disk does not take goes to memory, within the store's bound, and is not recorded. What a
+download of the same blob has already may be borrowed: no byte is fetched for one and again for the
+other.
 """
 
 import logging
 import threading
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from .. import trace
 from ..ffi import cachefile
@@ -22,11 +24,16 @@ log = logging.getLogger("cache.entry")
 GRANULE = cachefile.GRANULE
 
 
+# Fills a view with the bytes at an offset, if it has them all.
+Lender = Callable[[memoryview, int], bool]
+
+
 class Entry:
     """
     Made and closed by the store. `_lock` guards `_looked_at` and the order of record and data: it
     is held across the writes of one fill or eviction, so that a record never names granules that
-    were evicted after it was cleared. No other lock is taken under it but those of the core.
+    were evicted after it was cleared. `_lending` is held while a lender lends: it is not closed
+    meanwhile. No other locks are taken under them but those of the core.
     """
 
     def __init__(
@@ -48,6 +55,8 @@ class Entry:
         self._unit = unit
         self._looked_at = bytearray(self.size // unit + 1)  # units recover() has been tried for
         self._lock = threading.Lock()
+        self._lending = threading.Lock()
+        self._lender: Optional[Lender] = None
 
     def close(self) -> None:
         self.file.close()
@@ -118,6 +127,16 @@ class Entry:
             first = gap[0] if first is None else first
             at = last = min(gap[1], end)
         return None if first is None else (max(first, offset), last - max(first, offset))
+
+    def lend_from(self, lender: Optional[Lender]) -> None:
+        """From now on this one is asked before the registry; None: nobody is."""
+        with self._lending:
+            self._lender = lender
+
+    def borrow(self, view: memoryview, offset: int) -> bool:
+        """Whether a lender filled the view."""
+        with self._lending:
+            return self._lender is not None and self._lender(view, offset)
 
     def fill(self, view: Any, offset: int) -> None:
         """Keeps whole granules on disk and wakes who waits for them. OSError: not taken."""

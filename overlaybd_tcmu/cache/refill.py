@@ -233,7 +233,8 @@ class Refill:
         if gap is None:
             return
         view = buffer[: gap[1]]
-        one.sources.read_into(view, gap[0], one.size)
+        if not one.borrow(view, gap[0]):
+            one.sources.read_into(view, gap[0], one.size)
         trace.point("refill.fetched")
         self._store.fill(one, view, gap[0])
         trace.point("refill.filled")

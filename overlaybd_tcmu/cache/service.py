@@ -56,6 +56,10 @@ class Cache:
         self.refill.stop()
         self.store.close()
 
+    def remote(self, repository: str, digest: str, size: int) -> blob.RemoteBlob:
+        """The blob of a registry, for who reads all of it; to be closed."""
+        return self._registry.blob(repository, digest, size)
+
     def lease(
         self,
         repository: str,

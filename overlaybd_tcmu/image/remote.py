@@ -5,9 +5,10 @@ Layers that are only in a registry: opened through the cache, and given back wit
 Whoever opens images with such layers hands a Remote around; without one they are refused.
 """
 
+import functools
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
 
 from .. import config, errors
 from ..cache import outage
@@ -16,6 +17,7 @@ from . import config as image_config
 
 if TYPE_CHECKING:
     from ..cache import service
+    from ..download import downloader
 
 log = logging.getLogger("image.remote")
 
@@ -31,6 +33,7 @@ class LazyImage(native.Image):
         **more: Any,
     ) -> None:
         self._leases: "List[service.Lease]" = []  # the caller's until we exist
+        self.download: "Optional[downloader.Downloader]" = None
         super().__init__(layers, **more)
         self._leases = leases
         self._remote = remote
@@ -41,6 +44,8 @@ class LazyImage(native.Image):
         return str(next((one for one in failures if one is not None), "no answer yet"))
 
     def _destroy(self, address: int) -> None:
+        if self.download is not None:
+            self.download.stop()
         self._remote.cache.watch.remove(address)
         super()._destroy(address)
         for lease in self._leases:
@@ -60,7 +65,7 @@ class Opening:
         self._image = image
         self._stop = stop or threading.Event()
         self._lock = threading.Lock()
-        self._leases: "List[service.Lease]" = []
+        self._leases: "Dict[int, service.Lease]" = {}  # by the layer's number
 
     def open_layer(self, number: int, lower: image_config.LowerConfig) -> native.Layer:
         """ImageError in the words users know."""
@@ -73,7 +78,7 @@ class Opening:
                 self._image.repo_blob_url, lower.digest, lower.size, self._stop
             )
             with self._lock:
-                self._leases.append(lease)
+                self._leases[number] = lease
             return lease.open_layer()
         except errors.RegistryError as error:
             raise errors.ImageError(f"failed to open remote file /{url}", str(error)) from error
@@ -84,16 +89,42 @@ class Opening:
         """The image of all layers; takes the leases over."""
         if self._remote is None or not self._leases:
             return native.Image(layers, **more)
-        image = LazyImage(layers, self._remote, self._leases, **more)
-        self._leases = []
-        policy = self._remote.outage_policy(self._image)
-        self._remote.cache.watch.add(image, self._image.path, policy, image.reason)
+        leases, remote = self._leases, self._remote
+        image = LazyImage(layers, remote, list(leases.values()), **more)
+        self._leases = {}
+        policy = remote.outage_policy(self._image)
+        remote.cache.watch.add(image, self._image.path, policy, image.reason)
+        image.download = self._downloader(remote, leases)
+        if image.download is not None:
+            image.download.start()
         return image
 
+    def _downloader(
+        self, remote: "Remote", leases: "Dict[int, service.Lease]"
+    ) -> "Optional[downloader.Downloader]":
+        settings = remote.download_settings(self._image)
+        if not settings.enable or not remote.downloads:
+            return None
+        from ..download import downloader  # here for the reason Remote._start() has
+
+        repository = self._image.repo_blob_url
+        wanted = [
+            downloader.Layer(
+                leases[number],
+                lower.dir,
+                functools.partial(remote.cache.remote, repository, lower.digest, lower.size),
+            )
+            for number, lower in enumerate(self._image.data_lowers)
+            if number in leases and lower.dir
+        ]
+        if not wanted:
+            return None
+        return downloader.Downloader(wanted, remote.cache, settings, self._image.path)
+
     def close(self) -> None:
-        for lease in self._leases:
+        for lease in self._leases.values():
             lease.close()
-        self._leases = []
+        self._leases = {}
 
 
 class Remote:
@@ -103,10 +134,20 @@ class Remote:
     """
 
     def __init__(
-        self, service_config: config.ServiceConfig, cache: "Optional[service.Cache]" = None
+        self,
+        service_config: config.ServiceConfig,
+        cache: "Optional[service.Cache]" = None,
+        path: str = "",
+        downloads: bool = True,
     ) -> None:
-        """cache: one that is running, and stays the caller's."""
+        """
+        cache: one that is running, and stays the caller's. path: of the service configuration,
+        whose `download` counts as it is when a device starts. downloads: False for who is gone
+        before one could be of use.
+        """
         self._service = service_config
+        self.downloads = downloads
+        self._path = path
         self._lock = threading.Lock()
         self._cache = cache
         self._stop: Callable[[], None] = lambda: None
@@ -128,6 +169,16 @@ class Remote:
         """The image's own, else the service's."""
         mode = image.on_outage or self._service.outage.on_outage
         return outage.Policy(self._service.outage.deadline_s if mode == "eio" else None)
+
+    def download_settings(self, image: image_config.ImageConfig) -> config.DownloadConfig:
+        """The image's own, else the service's, as its file says now."""
+        if image.has_download or not self._path:
+            return image.download if image.has_download else self._service.download
+        try:
+            return config.load(self._path)[0].download
+        except errors.ConfigError as error:
+            log.warning("download settings stay as they were error=%s", error)
+            return self._service.download
 
     def _start(self) -> "service.Cache":
         # Here: they bring urllib3 along, 60 ms and 8 MB that local images need not pay.

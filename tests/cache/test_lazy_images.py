@@ -12,7 +12,7 @@ from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import cachefile
 
 from ..native import lazy
-from .conftest import UNIT
+from ..support.lazy_service import UNIT
 
 
 def put(server, disk, kind="lz4"):

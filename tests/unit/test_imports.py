@@ -8,6 +8,8 @@ Imports point one way, and names of modules are imported, not names in them.
       |       |           |
       `---- image ------ ffi   formats
               |           |       |
+          download        |       |
+              |           |       |
             cache --------|       |
               |           |       |
            registry       |       |
@@ -33,7 +35,8 @@ MAY_IMPORT = {
     "ffi": {"leaves"},
     "registry": {"leaves"},
     "cache": {"leaves", "ffi", "registry"},
-    "image": {"leaves", "formats", "ffi", "registry", "cache"},
+    "download": {"leaves", "ffi", "registry", "cache"},
+    "image": {"leaves", "formats", "ffi", "registry", "cache", "download"},
     "tcmu": {"leaves", "ffi", "image"},
     "audit": {"leaves", "ffi"},
     "daemon": {"leaves", "audit", "ffi", "registry", "cache", "image", "tcmu"},
