@@ -156,7 +156,7 @@ class Response:
 
     def _fail(self, error: Exception) -> NoReturn:
         self._current.check()
-        self._owner.fail(error, self.address, "while the body came")
+        self._owner.fail(error, self.address, "the body did not come")
 
 
 def _drained(raw: Any) -> bool:
@@ -242,7 +242,7 @@ class Client:
 
     def fail(self, error: Exception, address: str, when: str) -> NoReturn:
         """Raises what a failure means, and remembers it of the server."""
-        meaning = translate(error, f"{url.shown(address)}: {when}")
+        meaning = translate(error, url.shown(address), when)
         if meaning.temporary or meaning.kind is _Kind.TLS:
             self.health.failed(url.origin_of(address))
         raise meaning from None  # what the libraries say may name a signed URL
@@ -262,6 +262,7 @@ class Client:
         secure = address.startswith("https:")
         more = {"ssl_context": self._contexts.context(settings)} if secure else {}
         connection.current.operation = current
+        connection.current.target = url.target_of(address)
         for left in range(_STALE, -1, -1):
             connection.current.reused = False
             read_s = min(READ_S, current.remaining_s())
@@ -269,7 +270,7 @@ class Client:
                 pool = self._pools.connection_from_url(address, pool_kwargs=more)
                 return pool.urlopen(
                     method,
-                    urllib3.util.parse_url(address).request_uri,
+                    connection.current.target,
                     body=body,
                     headers=headers,
                     retries=False,
@@ -321,21 +322,24 @@ def _inner(error: BaseException) -> BaseException:
     return error
 
 
-def translate(error: Exception, what: str) -> errors.RegistryError:
+def translate(error: Exception, where: str, when: str) -> errors.RegistryError:
     """The one place that knows what the libraries raise; most specific first."""
     inner = _inner(error)
+    what = f"{where}: {when}"
     if isinstance(inner, errors.RegistryError):
         return inner
     if isinstance(inner, ssl.SSLCertVerificationError):
-        return errors.RegistryError(_Kind.TLS, f"{what}: {inner.verify_message}")
+        cause = f"{where}: its certificate is not trusted: {inner.verify_message}"
+        return errors.RegistryError(_Kind.TLS, cause)
     if isinstance(error, urllib3.exceptions.TimeoutError) or isinstance(inner, socket.timeout):
         return errors.RegistryError(_Kind.TIMEOUT, f"{what} in time")
     if _is_cut(error):
         return errors.RegistryError(_Kind.CONNECT, f"{what}: the connection was closed")
     if isinstance(inner, ssl.SSLError):
-        return errors.RegistryError(_Kind.TLS, f"{what}: {inner.reason or 'TLS failed'}")
+        reason = (inner.reason or "failed").replace("_", " ").lower()
+        return errors.RegistryError(_Kind.TLS, f"{where}: TLS: {reason}")
     if isinstance(inner, http.client.IncompleteRead):
-        cause = f"{what}: the body ended early"
+        cause = f"{where}: the body ended early"
         return errors.RegistryError(_Kind.PROTOCOL, cause, temporary=True)
     if isinstance(inner, OSError):
         return errors.RegistryError(_Kind.CONNECT, f"{what}: {inner.strerror or 'I/O error'}")

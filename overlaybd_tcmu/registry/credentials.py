@@ -49,9 +49,9 @@ class Credentials:
 
     def find(self, host: str, repository: str, blob_url: str) -> Found:
         """Who to be for a repository of a host ("h:port")."""
-        where = self._where()
-        if not where:
+        if not self._settings.path:
             return Found(None, "no credentials are configured")
+        where = self._where()
         try:
             document = self._read(blob_url)
             if document is None:
@@ -143,7 +143,7 @@ class Credentials:
                 text += piece
             return text
         except Exception as error:
-            raise client.translate(error, f"{where}: no answer") from None
+            raise client.translate(error, where, "no answer") from None
         finally:
             asking.close()
 

@@ -193,7 +193,7 @@ def _entry(server: str, section: Dict[str, Any], folder: str, prefix: str) -> En
 def _base(server: str, override_path: bool, prefix: str) -> str:
     if not server:
         return ""
-    address = server if server.startswith("http") else "https://" + server
+    address = server if "://" in server else "https://" + server
     if url.problem(address):
         raise _Wrong(f"{prefix or 'server'}: the URL {url.problem(address)}")
     parts = urllib.parse.urlsplit(address)

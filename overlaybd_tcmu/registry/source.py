@@ -39,7 +39,7 @@ _Kind = errors.RegistryFailure
 class _Place:
     """Where the bytes are."""
 
-    address: str
+    address: str = dataclasses.field(repr=False)  # may be signed
     authorized: bool = False  # at the host itself, which wants to know who we are
     expires: float = math.inf  # monotonic
 

@@ -43,6 +43,12 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}{port}"
 
 
+def target_of(url: str) -> str:
+    """Path and query, exactly as they are."""
+    parts = urllib.parse.urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
 def shown(url: str) -> str:
     """A URL as it may be written into a log or an error."""
     return origin_of(url) + urllib.parse.urlsplit(url).path
