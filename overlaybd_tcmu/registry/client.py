@@ -23,7 +23,7 @@ from typing import Any, Dict, Mapping, NoReturn, Optional, Type
 import urllib3
 
 from .. import errors
-from . import connection, header, health, operation, retry, slots, tls, url
+from . import connection, header, health, operation, pools, retry, slots, tls, url
 
 log = logging.getLogger("registry.client")
 
@@ -189,17 +189,10 @@ class Client:
         self._user_agent = user_agent
         self._contexts = tls.Contexts()
         self._slots = slots.Slots(EACH, TOTAL)
-        self._pools = urllib3.PoolManager(SERVERS, maxsize=EACH)
-        self._pools.pool_classes_by_scheme = {
-            "http": connection.HttpPool,
-            "https": connection.HttpsPool,
-        }
+        self._pools = pools.Pools(SERVERS, EACH)
 
     def close(self) -> None:
-        # clear() alone leaves it to the garbage collector to close what the pools hold.
-        for key in self._pools.pools.keys():
-            self._pools.pools[key].close()
-        self._pools.clear()
+        self._pools.close()
 
     def request(
         self,
@@ -260,15 +253,14 @@ class Client:
         body: Optional[bytes],
     ) -> Any:
         secure = address.startswith("https:")
-        more = {"ssl_context": self._contexts.context(settings)} if secure else {}
+        context = self._contexts.context(settings) if secure else None
         connection.current.operation = current
         connection.current.target = url.target_of(address)
         for left in range(_STALE, -1, -1):
             connection.current.reused = False
             read_s = min(READ_S, current.remaining_s())
             try:
-                pool = self._pools.connection_from_url(address, pool_kwargs=more)
-                return pool.urlopen(
+                return self._pools.pool(url.origin_of(address), context).urlopen(
                     method,
                     connection.current.target,
                     body=body,
@@ -284,7 +276,7 @@ class Client:
                 raise
             except Exception as error:
                 current.check()
-                # The pool may have been pushed out of the table of servers between two calls.
+                # The pool may have been pushed out by those of other servers between two calls.
                 closed = isinstance(error, urllib3.exceptions.ClosedPoolError)
                 if not left or not (closed or connection.current.reused and _is_cut(error)):
                     self.fail(error, address, "no answer")

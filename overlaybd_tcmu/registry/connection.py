@@ -116,7 +116,21 @@ class HttpConnection(_Ours, urllib3.connection.HTTPConnection):
 
 
 class HttpsConnection(_Ours, urllib3.connection.HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        """
+        As the context says and nothing else: urllib3 1.26 does not tell it an address it connects
+        to, so that the certificate could not be compared with it.
+        """
+        context = self.ssl_context
+        assert context is not None
+        self.sock = self._new_conn()
+        name = self.host.strip("[]").rstrip(".")
+        self.sock = context.wrap_socket(
+            self.sock, server_hostname=name, do_handshake_on_connect=False
+        )
+        current.operation.attach(self.sock)
+        self.sock.do_handshake()
+        self.is_verified = True  # or not wanted to be: urllib3 is not to warn each time
 
 
 class HttpPool(urllib3.HTTPConnectionPool):
