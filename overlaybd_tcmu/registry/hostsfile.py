@@ -40,7 +40,6 @@ else:
 
 log = logging.getLogger("registry.hosts")
 
-FOLDER = "/etc/containerd/certs.d"
 _CAPABILITIES = {"pull", "resolve", "push"}
 _FILE_LIMIT = 1 << 20
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -198,7 +198,9 @@ def test_opening_ends_in_time_whatever_answers(made, server, digest, impatient, 
     for on in server.kinds:
         server.fault(on=on, delay_s=0.3, times=None)
     started = time.monotonic()
-    assert failure(made.blob, server.repo_url(), digest).kind is Kind.TIMEOUT
+    error = failure(made.blob, server.repo_url(), digest)
+    assert error.kind is Kind.TIMEOUT
+    assert server.registry.url in str(error) or server.tokens.url in str(error)
     assert time.monotonic() - started < 2
 
 
@@ -295,6 +297,21 @@ def test_close_ends_a_connection_attempt(made, monkeypatch):
             error = job.exception()
         for more in fillers[1:]:
             more.close()
+    assert error.kind is Kind.CLOSED
+    assert time.monotonic() - started < 1
+
+
+def test_close_ends_a_handshake(made):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v2/x/blobs"
+        one = made.registry().blob(url, "sha256:" + "0" * 64)
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            job = executor.submit(one.open)
+            with listener.accept()[0] as peer:
+                assert peer.recv(1) == b"\x16"  # it says hello, and waits
+                started = time.monotonic()
+                one.close()
+                error = job.exception()
     assert error.kind is Kind.CLOSED
     assert time.monotonic() - started < 1
 

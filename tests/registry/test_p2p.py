@@ -115,5 +115,5 @@ def test_proxy_and_registry_down(one, server, proxy):
 
 def test_address_that_is_none():
     service, _ = config.parse("f", {"p2pConfig": {"enable": True, "address": "no url"}})
-    with pytest.raises(errors.RegistryError, match="p2pConfig.address has characters"):
+    with pytest.raises(errors.ConfigError, match="p2pConfig.address: has characters"):
         blob.Registry(service)

@@ -174,6 +174,20 @@ def test_relative_redirect_to_the_registry_itself(made, server, digest, data):
     assert asked == [("library", False), ("else", False), ("else", True), ("else", True)]
 
 
+def test_redirect_to_a_place_of_the_registry_that_just_says_no(made, server, digest, data):
+    """403 without a challenge: with what the registry itself asked for it may be let in."""
+    server.require_bearer(USERS, anonymous=True)
+    place = {"Location": f"/v2/library/x/blobs/{digest}?there"}
+    server.fault(status=307, headers=place, times=None,
+                 match=lambda one: "authorization" in one.headers and not one.query)  # fmt: skip
+    server.fault(status=403, times=None,
+                 match=lambda one: "authorization" not in one.headers and one.query)  # fmt: skip
+    server.no_redirect()
+    one = made.blob(server.repo_url(), digest)
+    assert read(one, 5, 5) == data[5:10]
+    assert [one.status for one in server.requests()] == [401, 307, 403, 206, 206]
+
+
 def test_redirect_by_the_store_is_followed_and_remembered(one, server, second, data, digest):
     second.put(data)
     elsewhere = {"Location": f"{second.registry.url}/v2/x/blobs/{digest}"}

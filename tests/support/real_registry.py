@@ -6,8 +6,8 @@ The real ones: Debian's docker-registry, a token server it believes, nginx as it
         digest = registry.push("library/x", data)
     with Nginx(folder, authority, "location / { ... }") as nginx: ...
 
-Everything listens on 127.0.0.1, at ports found free a moment before; a start that loses the race for
-one is repeated. Both programs run in the foreground, as children that end with the context.
+Everything listens on 127.0.0.1, at ports found free a moment before; a start that loses the race
+for one is repeated. Both programs run in the foreground, as children that end with the context.
 """
 
 import base64
@@ -46,7 +46,7 @@ def _free_port():
 
 
 class _Server:
-    """A program that listens on a port: subclasses write its configuration and say how to run it."""
+    """A program that listens on a port; subclasses configure it and say how to run it."""
 
     scheme = "https"
 
@@ -106,7 +106,16 @@ class TokenServer:
 
     def __init__(self, folder, authority):
         self.certificate, self.key = folder / "token.crt", folder / "token.key"
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tokens"]
+        command = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=tokens",
+        ]
         command += ["-keyout", self.key, "-out", self.certificate, "-days", "2"]
         subprocess.run(command, check=True, capture_output=True)
         self.users = {"me": "secret"}
