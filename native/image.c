@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "error.h"
 #include "events.h"
@@ -18,14 +17,6 @@ enum {
 	STORED = 132 * 1024,
 };
 
-uint64_t obd_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
-
 /* ---- workers ---- */
 
 int obd_worker_create(struct obd_image *image, struct obd_worker **ret)
@@ -37,14 +28,16 @@ int obd_worker_create(struct obd_image *image, struct obd_worker **ret)
 	worker->image = image;
 	if (image->block_size_max) {
 		worker->stored_size = STORED;
-		worker->stored = malloc(worker->stored_size + OBD_DECODED_SLOTS * (size_t)image->block_size_max);
+		worker->stored = aligned_alloc(OBD_STORED_SLACK,
+					       worker->stored_size + OBD_STORED_SLACK +
+						       OBD_DECODED_SLOTS * (size_t)image->block_size_max);
 		if (!worker->stored || obd_codec_create(&worker->codec)) {
 			free(worker->stored);
 			free(worker);
 			return -ENOMEM;
 		}
 		for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
-			worker->decoded[i].bytes = worker->stored + worker->stored_size +
+			worker->decoded[i].bytes = worker->stored + worker->stored_size + OBD_STORED_SLACK +
 						   i * (size_t)image->block_size_max;
 	}
 	pthread_mutex_lock(&image->workers_lock);

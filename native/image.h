@@ -31,7 +31,6 @@ struct obd_request {
 	struct obd_request *next;
 	uint64_t issued;
 	unsigned pending;
-	bool started;
 };
 
 /** What one front-end thread works with: decoding contexts and buffers. Not to be shared between threads. */

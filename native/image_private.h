@@ -3,6 +3,7 @@
 #define OBD_IMAGE_PRIVATE_H
 #include <pthread.h>
 
+#include "clock.h"
 #include "engine.h"
 #include "read.h"
 
@@ -20,13 +21,15 @@ struct obd_work {
 	pthread_cond_t gone;		 /**< a thread has ended */
 	struct obd_requests small, bulk; /**< pieces nobody has taken yet: one-piece requests, longer ones */
 	unsigned small_count;
+	unsigned small_us;   /**< what the requests in small will cost, roughly */
 	unsigned since_bulk; /**< small pieces taken since the last bulk one, so that bulk cannot starve */
 	struct obd_piece *blocked, **blocked_tail; /**< pieces that have to wait for the disk */
 	struct obd_piece *spare;		   /**< piece records to reuse */
 	struct obd_slot *ready, **ready_tail;	   /**< slots whose reads are done */
 	struct obd_slot *free_slots;
-	unsigned threads, idle, busy; /**< alive; asleep; busy with work that is not in blocked */
-	unsigned wakes;		      /**< sleepers that have been called and are not up yet */
+	unsigned threads, idle; /**< alive; asleep */
+	unsigned busy;		/**< atomic: threads busy with work that is not in blocked */
+	unsigned wakes;		/**< sleepers that have been called and are not up yet */
 	bool stop;
 	unsigned queued; /**< atomic: pieces, slots and requests in the lists, for looking without the lock */
 };
@@ -61,6 +64,12 @@ void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot);
 /** Puts a piece's outcome into its request and completes it with the last one. worker may be NULL (no memory). */
 void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, int result);
 
+/** No other thread works for the image now, as far as one can know without the lock. */
+static inline bool obd_work_alone(const struct obd_image *image)
+{
+	return !__atomic_load_n(&image->work.busy, __ATOMIC_RELAXED);
+}
+
 /* slot.c */
 int obd_slots_init(struct obd_image *image);
 void obd_slots_deinit(struct obd_image *image);
@@ -77,7 +86,5 @@ void obd_inflight_sub(struct obd_image *image);
 void obd_report_error(struct obd_worker *worker, uint64_t offset, uint64_t count, int code);
 void obd_report_slow(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
 		     uint64_t latency_ns);
-
-uint64_t obd_now_ns(void);
 
 #endif

@@ -220,8 +220,8 @@ static int merge(const struct obd_segments *const *layers, unsigned count, struc
  */
 #define TABLE_MEMORY_MAX (512u * 1024)
 #define SLOTS_MAX 4096u
-#define SLOTS_PER_SEGMENT 4u
-#define BUCKETS_PER_SEGMENT 4u /* more would only cost cache */
+#define SLOTS_PER_SEGMENT 1u
+#define BUCKETS_PER_SEGMENT 1u /* more would only cost cache */
 
 static unsigned ceil_log2(uint64_t value)
 {

@@ -23,6 +23,12 @@ OBD_PUBLIC void obd_test_index_find_plain(const struct obd_index *index, const u
 					  uint64_t *ret);
 OBD_PUBLIC const char *obd_test_index_version(void);
 
+/* ---- ring: ring.c ---- */
+
+/** How the kernel's side looks at the tail and moves the head. */
+OBD_PUBLIC uint32_t obd_test_load_acquire(const void *word);
+OBD_PUBLIC void obd_test_store_release(void *word, uint32_t value);
+
 /* ---- formats: crc32c.c, layer.c ---- */
 
 /** Version 0 is the plain one. 0, -ENOTSUP when this CPU cannot run it, -ENOENT behind the last one. */

@@ -39,7 +39,7 @@ struct obd_decoded {
 	uint8_t *bytes;
 };
 
-enum { OBD_DECODED_SLOTS = 2, OBD_WORKER_IOV = 64 };
+enum { OBD_DECODED_SLOTS = 2, OBD_WORKER_IOV = 64, OBD_STORED_SLACK = 64 };
 
 struct obd_worker {
 	struct obd_image *image;
@@ -49,6 +49,7 @@ struct obd_worker {
 	size_t stored_size;
 	struct obd_decoded decoded[OBD_DECODED_SLOTS];
 	unsigned victim;
+	uint64_t expected; /**< where in the image its last piece ended: one that begins there makes a stream */
 	struct iovec iov[OBD_WORKER_IOV];
 	struct obd_error error; /**< why the last piece failed */
 	struct obd_counters counters;

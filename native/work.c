@@ -63,12 +63,24 @@ static inline void queued_sub(struct obd_work *work, unsigned count)
 	__atomic_store_n(&work->queued, work->queued - count, __ATOMIC_RELAXED);
 }
 
-static void take_small(struct obd_work *work, struct claim *claim)
+static inline void busy_add(struct obd_work *work, int more)
 {
+	__atomic_store_n(&work->busy, work->busy + (unsigned)more, __ATOMIC_RELAXED);
+}
+
+static inline unsigned cost_us(const struct obd_image *image, const struct obd_request *request)
+{
+	return image->small_cost_us + (unsigned)(request->count / 16384);
+}
+
+static void take_small(struct obd_image *image, struct claim *claim)
+{
+	struct obd_work *work = &image->work;
 	struct obd_request *request = work->small.head;
 
 	requests_pop(&work->small);
 	work->small_count--;
+	work->small_us -= cost_us(image, request);
 	work->since_bulk++;
 	claim->pieces[claim->count++] = (struct obd_piece){.request = request, .offset = 0, .count = request->count};
 	queued_sub(work, 1);
@@ -135,7 +147,7 @@ static bool claim_work(struct obd_image *image, struct claim *claim, bool helper
 		take_bulk(image, claim);
 	else
 		while (work->small.head && claim->count < want)
-			take_small(work, claim);
+			take_small(image, claim);
 	if (!claim->count)
 		return false;
 	if (image->engine) {
@@ -160,7 +172,9 @@ void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, in
 		if (worker)
 			obd_report_error(worker, request->offset + piece->offset, piece->count, -result);
 	}
-	if (__atomic_sub_fetch(&request->pending, 1, __ATOMIC_ACQ_REL) == 0)
+	/* nobody adds to the count of the last piece, so that one is not worth a locked instruction */
+	if (__atomic_load_n(&request->pending, __ATOMIC_ACQUIRE) == 1 ||
+	    __atomic_sub_fetch(&request->pending, 1, __ATOMIC_ACQ_REL) == 0)
 		request->done(request);
 }
 
@@ -303,13 +317,13 @@ static void helper_loop(struct obd_image *image, struct obd_worker *worker)
 		work->wakes--;
 	for (;;) {
 		if (claim_work(image, &claim, true)) {
-			bool counted = !claim.waiting;
+			const int counted = !claim.waiting;
 
-			work->busy += counted;
+			busy_add(work, counted);
 			pthread_mutex_unlock(&work->lock);
 			serve_claim(worker, &claim);
 			pthread_mutex_lock(&work->lock);
-			work->busy -= counted;
+			busy_add(work, -counted);
 			continue;
 		}
 		if (work->stop)
@@ -317,11 +331,11 @@ static void helper_loop(struct obd_image *image, struct obd_worker *worker)
 		if (!image->engine && work->busy < image->options.helpers) {
 			bool found;
 
-			work->busy++; /* the one that spins is the one that will help */
+			busy_add(work, 1); /* the one that spins is the one that will help */
 			pthread_mutex_unlock(&work->lock);
 			found = spin(work, &spin_us);
 			pthread_mutex_lock(&work->lock);
-			work->busy--;
+			busy_add(work, -1);
 			if (found || work->queued)
 				continue;
 		}
@@ -420,7 +434,6 @@ static inline bool is_small(const struct obd_request *request)
 void obd_image_submit(struct obd_image *image, struct obd_worker *worker, struct obd_request **batch, unsigned count)
 {
 	struct obd_work *work = &image->work;
-	unsigned cost_us = 0;
 
 	obd_count(&worker->counters.reads, count);
 	for (unsigned i = 0; i < count; i++) {
@@ -428,7 +441,6 @@ void obd_image_submit(struct obd_image *image, struct obd_worker *worker, struct
 		batch[i]->result = 0;
 		batch[i]->issued = 0;
 		__atomic_store_n(&batch[i]->pending, 1, __ATOMIC_RELAXED);
-		cost_us += image->small_cost_us + (unsigned)(batch[i]->count / 16384);
 	}
 	if (count == 1 && is_small(batch[0]) && !image->engine && !__atomic_load_n(&work->queued, __ATOMIC_RELAXED)) {
 		struct obd_piece piece = {.request = batch[0], .offset = 0, .count = batch[0]->count};
@@ -442,12 +454,15 @@ void obd_image_submit(struct obd_image *image, struct obd_worker *worker, struct
 		if (is_small(batch[i])) {
 			requests_push(&work->small, batch[i]);
 			work->small_count++;
+			work->small_us += cost_us(image, batch[i]);
 		} else {
 			requests_push(&work->bulk, batch[i]);
 		}
 	}
 	queued_add(work, count);
-	if (work->busy + work->wakes < image->options.helpers && cost_us >= WORTH_A_WAKE_US && !image->engine)
+	/* all that waits counts, for it may have come one by one while no helper was awake */
+	if ((work->small_us >= WORTH_A_WAKE_US || work->bulk.head) && !image->engine &&
+	    work->busy + work->wakes < image->options.helpers)
 		wake_one(image);
 	pthread_mutex_unlock(&work->lock);
 }

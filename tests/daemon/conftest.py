@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -151,6 +152,13 @@ class Service:
         """Names of the daemon's threads, as the kernel knows them."""
         folder = pathlib.Path(f"/proc/{self.process.pid}/task")
         return sorted((task / "comm").read_text().strip() for task in folder.iterdir())
+
+    def wait_threads(self, names):
+        """A joined thread is one to the kernel for a moment longer."""
+        until = time.monotonic() + TIMEOUT_S
+        while self.threads() != names and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.threads() == names
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_nothing_is_open_when_removed_has_returned(service, snapshot):
     number = service.add(one.config_path)
     assert service.ask(f"remove {number}") == "0"
     assert len(service.open_files()) == before
-    assert service.threads() == threads
+    assert service.wait_threads(threads)
     assert f"dev closed name=overlaybd/{one.config_path}" in service.log()
 
 

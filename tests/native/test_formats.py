@@ -6,6 +6,8 @@ import random
 import pytest
 
 from overlaybd_tcmu.ffi import native
+from overlaybd_tcmu.formats import layer as model
+from overlaybd_tcmu.formats import stream as streams
 
 from ..support import native_test
 from . import raw_layers as raw
@@ -18,6 +20,15 @@ LSMT = raw.lsmt(DATA, INDEX)
 UUID = b"0123abcd-4567-89AB-CDEF-0123456789ab"
 
 
+def assert_model_agrees(layer, plain):
+    """The plain reader of overlaybd_tcmu/formats sees the same layer."""
+    info, trailer = layer.info(), plain.trailer
+    assert (info.virtual_size, info.segments) == (plain.virtual_size, len(plain.segments))
+    assert (info.uuid, info.parent_uuid) == (trailer.uuid, trailer.parent_uuid)
+    assert info.message == trailer.message.decode()
+    assert info.stream_size == plain.stream.size
+
+
 @pytest.fixture
 def opened(tmp_path):
     """Opens a layer given as bytes; closed when the test is over."""
@@ -27,6 +38,7 @@ def opened(tmp_path):
         path = tmp_path / f"layer{len(layers)}"
         path.write_bytes(data)
         layers.append(native.Layer.open(str(path)))
+        assert_model_agrees(layers[-1], model.load(streams.Memory(data)))
         return layers[-1]
 
     yield open_layer

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every reason to refuse a layer: the errno, and a line that names file and field."""
+"""
+Every reason to refuse a layer: the errno, and a line that names file and field. The plain reader of
+overlaybd_tcmu/formats refuses it too, with the same errno.
+"""
 
 import errno
 import re
@@ -9,6 +12,8 @@ import pytest
 
 from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import native
+from overlaybd_tcmu.formats import layer as model
+from overlaybd_tcmu.formats import stream as streams
 
 from . import raw_layers as raw
 
@@ -26,6 +31,9 @@ def assert_refused(tmp_path, data, code, match):
     with pytest.raises(errors.NativeError, match=f"^{re.escape(str(path))}: .*{match}") as caught:
         native.Layer.open(str(path)).close()
     assert errno.errorcode[caught.value.code] == errno.errorcode[code]
+    with pytest.raises(errors.FormatError) as refused:
+        model.load(streams.Memory(data))
+    assert errno.errorcode[refused.value.errno] == errno.errorcode[code]
 
 
 def rows(*given):

@@ -30,6 +30,9 @@ index_find = _fn("index_find", None, c_void_p, _words, c_size_t, _words)
 index_find_plain = _fn("index_find_plain", None, c_void_p, _words, c_size_t, _words)
 index_version = _fn("index_version", c_char_p)
 
+load_acquire = _fn("load_acquire", c_uint32, c_void_p)
+store_release = _fn("store_release", None, c_void_p, c_uint32)
+
 _crc32c = _fn("crc32c", c_int, c_uint, c_char_p, c_size_t, c_uint32, POINTER(c_uint32))
 _layer_pread = _fn("layer_pread", c_int64, c_void_p, c_void_p, c_size_t, c_uint64)
 

@@ -75,7 +75,7 @@ def tidy(guest):
     assert unexpected(guest, guest.call("kernel.complaints")) == []
     lines = guest.call("service.log").splitlines()
     assert unexpected(guest, [line for line in lines if "ERROR" in line or "FATAL" in line]) == []
-    assert guest.call("service.output") == ""
+    assert unexpected(guest, guest.call("service.output").splitlines()) == []
     assert guest.server_errors() == ""
 
 

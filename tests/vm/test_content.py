@@ -39,13 +39,6 @@ def test_every_mapped_byte(guest, name):
     assert compared["bytes"] > 3 << 20
 
 
-def test_digest_of_the_disk(guest):
-    stack = images.STACKS["lz4-4k"]
-    guest.call("service.start")
-    disk = guest.call("disk.attach", 1, stack.config_path)["disk"]
-    assert guest.call("reads.sha256", disk) == stack.sha256
-
-
 def test_layer_found_in_a_directory(guest):
     guest.call("service.start")
     stack = images.STACKS["lz4-4k"]

@@ -175,13 +175,18 @@ def attached():
 
 def wait_node(disk, timeout_s=10):
     """
-    Waits until /dev has the disk and the kernel knows its size: the class folder shows it a moment
-    earlier.
+    Waits until the disk can be opened and the kernel knows its size: the class folder shows it a
+    moment earlier, and a node that has lost its disk stays a moment longer.
     """
     deadline = time.monotonic() + timeout_s
     size = pathlib.Path("/sys/block") / disk / "size"
     while time.monotonic() < deadline:
-        if os.path.exists(f"/dev/{disk}") and size.exists() and int(size.read_text()):
-            return int(size.read_text()) * 512
+        try:
+            os.close(os.open(f"/dev/{disk}", os.O_RDONLY))
+            if int(size.read_text()):
+                return int(size.read_text()) * 512
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+                raise
         time.sleep(0.005)
     raise TimeoutError(f"/dev/{disk} has no size after {timeout_s} s")

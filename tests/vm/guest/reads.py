@@ -57,11 +57,6 @@ def _chunks(spans, size):
             offset += CHUNK_BYTES
 
 
-def sha256(disk):
-    """The digest of the whole disk, through the page cache with read-ahead."""
-    return _digest(f"/dev/{disk}")
-
-
 def _digest(path):
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
