@@ -63,6 +63,12 @@ format: build/.setup ## lay out Python and C as lint wants it
 unit native image registry cache download daemon: build
 	$(PYTEST) -q tests/$@
 
+# What is about connections once more with the oldest libraries: urllib3 1.26 is another program.
+registry: registry-oldest
+registry-oldest: build
+	PYTHONPATH=build/oldest $(PYTEST) -q tests/registry/test_ranges.py tests/registry/test_connections.py \
+		tests/registry/test_tls.py
+
 vm: build ## the service on a real kernel in a virtual machine
 	$(PYTEST) -q tests/vm
 
@@ -98,5 +104,6 @@ rpm: ## an RPM in build/rpm
 clean: ## remove what was made; build/venv and images of virtual machines too
 	rm -rf build dist ./*.egg-info
 
-.PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image registry cache download daemon vm \
+.PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image registry \
+	registry-oldest cache download daemon vm \
 	asan tsan run bench install deb rpm clean

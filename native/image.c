@@ -28,14 +28,16 @@ int obd_worker_create(struct obd_image *image, struct obd_worker **ret)
 	worker->image = image;
 	if (image->block_size_max) {
 		worker->stored_size = STORED;
-		worker->stored = malloc(worker->stored_size + OBD_DECODED_SLOTS * (size_t)image->block_size_max);
+		worker->stored = aligned_alloc(OBD_STORED_SLACK,
+					       worker->stored_size + OBD_STORED_SLACK +
+						       OBD_DECODED_SLOTS * (size_t)image->block_size_max);
 		if (!worker->stored || obd_codec_create(&worker->codec)) {
 			free(worker->stored);
 			free(worker);
 			return -ENOMEM;
 		}
 		for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
-			worker->decoded[i].bytes = worker->stored + worker->stored_size +
+			worker->decoded[i].bytes = worker->stored + worker->stored_size + OBD_STORED_SLACK +
 						   i * (size_t)image->block_size_max;
 	}
 	pthread_mutex_lock(&image->workers_lock);

@@ -42,7 +42,7 @@ struct obd_decoded {
 	uint8_t *bytes;
 };
 
-enum { OBD_DECODED_SLOTS = 2, OBD_WORKER_IOV = 64 };
+enum { OBD_DECODED_SLOTS = 2, OBD_WORKER_IOV = 64, OBD_STORED_SLACK = 64 };
 
 struct obd_worker {
 	struct obd_image *image;

@@ -109,6 +109,14 @@ class CertConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RegistryConfig:
+    """Ours, not the original's."""
+
+    # containerd's, so that its mirrors and certificates are ours as well; empty: no such folder.
+    hosts_dir: str = schema.key("hostsDir", "/etc/containerd/certs.d")
+
+
+@dataclasses.dataclass(frozen=True)
 class ApiConfig:
     enable: bool = schema.key("enable", False)
     address: str = schema.key("address", "http://127.0.0.1:9862")
@@ -132,8 +140,10 @@ class ServiceConfig:
     enable_thread: bool = schema.key("enableThread", False)  # no effect: each device has its thread
     registry_fs_version: str = schema.key("registryFsVersion", "v2")
     prefetch: PrefetchConfig = schema.section("prefetchConfig", PrefetchConfig)
+    registry: RegistryConfig = schema.section("registryConfig", RegistryConfig)
     cert: CertConfig = schema.section("certConfig", CertConfig)
-    user_agent: str = schema.key("userAgent", "")  # empty: overlaybd/<version>
+    # What a header may carry; empty: overlaybd/<version>.
+    user_agent: str = schema.key("userAgent", "", pattern="^[\\x20-\\x7e]*$")
     api: ApiConfig = schema.section("serviceConfig", ApiConfig)
 
 

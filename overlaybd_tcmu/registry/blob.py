@@ -24,7 +24,7 @@ import math
 from typing import Callable, Dict, Iterator, List, Optional, TypeVar
 
 from .. import __version__, config, errors
-from . import auth, client, credentials, health, hostsfile, operation, resolver, retry, source, url
+from . import auth, client, credentials, health, operation, resolver, retry, source, url
 
 log = logging.getLogger("registry.blob")
 
@@ -42,13 +42,14 @@ class Registry:
     def __init__(
         self,
         service: config.ServiceConfig,
-        hosts_folder: str = hostsfile.FOLDER,
+        hosts_folder: Optional[str] = None,
         clock: retry.Clock = retry.CLOCK,
     ) -> None:
-        """RegistryError when the configuration is impossible."""
+        """ConfigError when what the service's file says is impossible."""
         pair = service.cert.cert_file, service.cert.key_file
         self._clock = clock
-        self._resolver = resolver.Resolver(hosts_folder, (pair,) if pair[0] else ())
+        folder = service.registry.hosts_dir if hosts_folder is None else hosts_folder
+        self._resolver = resolver.Resolver(folder, (pair,) if pair[0] else ())
         self._http = client.Client(
             service.user_agent or f"overlaybd/{__version__}", health.Health(clock)
         )
@@ -99,7 +100,7 @@ class RemoteBlob:
 
     def open(self) -> None:
         """Finds a host that lets us read the blob, and learns its size. May be called again."""
-        current = operation.Operation(self._scope, OPEN_S, self._clock)
+        current = self._operation(OPEN_S)
         self._size = self._first(lambda one: one.size(current, self._size))
         self._opened = True
 
@@ -113,8 +114,7 @@ class RemoteBlob:
         self._check(offset, len(buffer))
         if len(buffer) == 0:
             return
-        seconds = READ_S + len(buffer) / SLOWEST
-        current = operation.Operation(self._scope, seconds, self._clock)
+        current = self._operation(READ_S + len(buffer) / SLOWEST)
         self._first(lambda one: one.read_into(current, buffer, offset, self._size))
 
     @contextlib.contextmanager
@@ -128,13 +128,20 @@ class RemoteBlob:
             yield iter(())
             return
         # However long the consumer takes; how slow the server may be, client.py knows.
-        current = operation.Operation(self._scope, math.inf, self._clock)
+        current = self._operation(math.inf)
         with self._first(lambda one: one.fetch(current, offset, count, self._size)) as answer:
             yield answer.chunks()
 
     def close(self) -> None:
-        """For good; whatever is under way ends at once with CLOSED."""
+        """
+        For good; what is under way ends with CLOSED. At once, unless it is looking a name up or
+        asking for credentials: those have time limits of their own, of some seconds.
+        """
         self._scope.cancel()
+
+    def _operation(self, seconds: float) -> operation.Operation:
+        what = url.shown(self._sources[-1].host.blob_url)
+        return operation.Operation(self._scope, seconds, what, self._clock)
 
     def _check(self, offset: int, count: int) -> None:
         if offset < 0 or count < 0 or offset + count > self.size():
@@ -176,5 +183,5 @@ def _proxy(p2p: config.P2pConfig) -> str:
     address = p2p.address if "://" in p2p.address else f"http://{p2p.address}"
     problem = url.problem(address)
     if problem:
-        raise errors.RegistryError(_Kind.CONFIG, f"p2pConfig.address {problem}")
+        raise errors.ConfigError("", "p2pConfig.address", problem)
     return address.rstrip("/")

@@ -11,7 +11,9 @@ from typing import Dict, Iterable, List, Mapping
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _SCHEME = re.compile(rf"[\s,]*({_TOKEN})(?:\s+|\s*(?=,)|\s*$)")
 # Unquoted values are taken up to the next delimiter: some servers quote no URL.
-_PARAMETER = re.compile(rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))\s*(?=,|$)')
+_PARAMETER = re.compile(
+    rf'[\s,]*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",=][^\s",]*))\s*(?=,|$)'
+)
 _TOKEN68 = re.compile(r"[\s,]*[A-Za-z0-9._~+/-]+=*\s*(?=,|$)")
 
 

@@ -23,7 +23,7 @@ from typing import Any, Dict, Mapping, NoReturn, Optional, Type
 import urllib3
 
 from .. import errors
-from . import connection, header, health, operation, retry, slots, tls, url
+from . import connection, header, health, operation, pools, retry, slots, tls, url
 
 log = logging.getLogger("registry.client")
 
@@ -156,7 +156,7 @@ class Response:
 
     def _fail(self, error: Exception) -> NoReturn:
         self._current.check()
-        self._owner.fail(error, self.address, "while the body came")
+        self._owner.fail(error, self.address, "the body did not come")
 
 
 def _drained(raw: Any) -> bool:
@@ -189,17 +189,10 @@ class Client:
         self._user_agent = user_agent
         self._contexts = tls.Contexts()
         self._slots = slots.Slots(EACH, TOTAL)
-        self._pools = urllib3.PoolManager(SERVERS, maxsize=EACH)
-        self._pools.pool_classes_by_scheme = {
-            "http": connection.HttpPool,
-            "https": connection.HttpsPool,
-        }
+        self._pools = pools.Pools(SERVERS, EACH)
 
     def close(self) -> None:
-        # clear() alone leaves it to the garbage collector to close what the pools hold.
-        for key in self._pools.pools.keys():
-            self._pools.pools[key].close()
-        self._pools.clear()
+        self._pools.close()
 
     def request(
         self,
@@ -242,7 +235,7 @@ class Client:
 
     def fail(self, error: Exception, address: str, when: str) -> NoReturn:
         """Raises what a failure means, and remembers it of the server."""
-        meaning = translate(error, f"{url.shown(address)}: {when}")
+        meaning = translate(error, url.shown(address), when)
         if meaning.temporary or meaning.kind is _Kind.TLS:
             self.health.failed(url.origin_of(address))
         raise meaning from None  # what the libraries say may name a signed URL
@@ -260,16 +253,16 @@ class Client:
         body: Optional[bytes],
     ) -> Any:
         secure = address.startswith("https:")
-        more = {"ssl_context": self._contexts.context(settings)} if secure else {}
+        context = self._contexts.context(settings) if secure else None
         connection.current.operation = current
+        connection.current.target = url.target_of(address)
         for left in range(_STALE, -1, -1):
             connection.current.reused = False
             read_s = min(READ_S, current.remaining_s())
             try:
-                pool = self._pools.connection_from_url(address, pool_kwargs=more)
-                return pool.urlopen(
+                return self._pools.pool(url.origin_of(address), context).urlopen(
                     method,
-                    urllib3.util.parse_url(address).request_uri,
+                    connection.current.target,
                     body=body,
                     headers=headers,
                     retries=False,
@@ -283,7 +276,7 @@ class Client:
                 raise
             except Exception as error:
                 current.check()
-                # The pool may have been pushed out of the table of servers between two calls.
+                # The pool may have been pushed out by those of other servers between two calls.
                 closed = isinstance(error, urllib3.exceptions.ClosedPoolError)
                 if not left or not (closed or connection.current.reused and _is_cut(error)):
                     self.fail(error, address, "no answer")
@@ -321,21 +314,24 @@ def _inner(error: BaseException) -> BaseException:
     return error
 
 
-def translate(error: Exception, what: str) -> errors.RegistryError:
+def translate(error: Exception, where: str, when: str) -> errors.RegistryError:
     """The one place that knows what the libraries raise; most specific first."""
     inner = _inner(error)
+    what = f"{where}: {when}"
     if isinstance(inner, errors.RegistryError):
         return inner
     if isinstance(inner, ssl.SSLCertVerificationError):
-        return errors.RegistryError(_Kind.TLS, f"{what}: {inner.verify_message}")
+        cause = f"{where}: its certificate is not trusted: {inner.verify_message}"
+        return errors.RegistryError(_Kind.TLS, cause)
     if isinstance(error, urllib3.exceptions.TimeoutError) or isinstance(inner, socket.timeout):
         return errors.RegistryError(_Kind.TIMEOUT, f"{what} in time")
     if _is_cut(error):
         return errors.RegistryError(_Kind.CONNECT, f"{what}: the connection was closed")
     if isinstance(inner, ssl.SSLError):
-        return errors.RegistryError(_Kind.TLS, f"{what}: {inner.reason or 'TLS failed'}")
+        reason = (inner.reason or "failed").replace("_", " ").lower()
+        return errors.RegistryError(_Kind.TLS, f"{where}: TLS: {reason}")
     if isinstance(inner, http.client.IncompleteRead):
-        cause = f"{what}: the body ended early"
+        cause = f"{where}: the body ended early"
         return errors.RegistryError(_Kind.PROTOCOL, cause, temporary=True)
     if isinstance(inner, OSError):
         return errors.RegistryError(_Kind.CONNECT, f"{what}: {inner.strerror or 'I/O error'}")

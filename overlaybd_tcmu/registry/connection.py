@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-urllib3's connections, with three things of ours: they can be cancelled while they connect, they say
-exactly why they cannot, and one that idled for long is not trusted to be alive.
+urllib3's connections, with some things of ours: they can be cancelled while they connect, they say
+exactly why they cannot, one that idled for long is not trusted to be alive, and a signed URL is
+sent as it was given.
 
-The operation that a connection works for is this thread's `current.operation`: urllib3 makes and
-hands out connections in the thread that asks.
+What a connection works for is this thread's `current`: urllib3 makes and hands out connections in
+the thread that asks.
 """
 
 import http.client
@@ -33,6 +34,7 @@ class Current(threading.local):
     """What this thread's request is for."""
 
     operation: operation.Operation
+    target: str  # path and query, as on the request line
     reused: bool = False  # whether the connection had served an earlier request
 
 
@@ -95,7 +97,7 @@ class _Ours:
         self._served = 0
         return connect(self._dns_host.strip("[]"), self.port, current.operation)
 
-    def request(self: Any, *arguments: Any, **more: Any) -> None:
+    def request(self: Any, method: str, url: str, *arguments: Any, **more: Any) -> None:
         now = current.operation.clock.now()
         if self._served and now - self._last_s > IDLE_S:
             self.close()
@@ -103,8 +105,9 @@ class _Ours:
         current.reused = self._served > 0
         if self.sock is not None:
             current.operation.attach(self.sock)
-        self._served += 1
-        super().request(*arguments, **more)  # type: ignore[misc]
+        # urllib3 tidies escapes up, and then some signatures do not fit any more.
+        super().request(method, current.target, *arguments, **more)  # type: ignore[misc]
+        self._served += 1  # now: connecting, in there, starts at 0
         self._last_s = now
 
 
@@ -113,7 +116,21 @@ class HttpConnection(_Ours, urllib3.connection.HTTPConnection):
 
 
 class HttpsConnection(_Ours, urllib3.connection.HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        """
+        As the context says and nothing else: urllib3 1.26 does not tell it an address it connects
+        to, so that the certificate could not be compared with it.
+        """
+        context = self.ssl_context
+        assert context is not None
+        self.sock = self._new_conn()
+        name = self.host.strip("[]").rstrip(".")
+        self.sock = context.wrap_socket(
+            self.sock, server_hostname=name, do_handshake_on_connect=False
+        )
+        current.operation.attach(self.sock)
+        self.sock.do_handshake()
+        self.is_verified = True  # or not wanted to be: urllib3 is not to warn each time
 
 
 class HttpPool(urllib3.HTTPConnectionPool):

@@ -49,9 +49,9 @@ class Credentials:
 
     def find(self, host: str, repository: str, blob_url: str) -> Found:
         """Who to be for a repository of a host ("h:port")."""
-        where = self._where()
-        if not where:
+        if not self._settings.path:
             return Found(None, "no credentials are configured")
+        where = self._where()
         try:
             document = self._read(blob_url)
             if document is None:
@@ -117,7 +117,7 @@ class Credentials:
             only_ca_files=bool(settings.server_ca_path),
             certificates=(pair,) if settings.client_cert_path else (),
         )
-        current = operation.never_cancelled(float(settings.timeout_s or 1))
+        current = operation.never_cancelled(float(settings.timeout_s or 1), self._where())
         # As the original, nothing is escaped: a blob's URL has no character that would have to be.
         address = url.with_query(settings.path, f"remote_url={blob_url}")
         with self._http.request("GET", address, current, settings=trust) as response:
@@ -127,7 +127,7 @@ class Credentials:
 
     def _ask_socket(self, blob_url: str) -> bytes:
         where = self._settings.path
-        current = operation.never_cancelled(float(self._settings.timeout_s or 1))
+        current = operation.never_cancelled(float(self._settings.timeout_s or 1), where)
         asking = connection.UnixConnection(where, current)
         try:
             asking.request("GET", f"/auth?remote_url={blob_url}")
@@ -143,7 +143,7 @@ class Credentials:
                 text += piece
             return text
         except Exception as error:
-            raise client.translate(error, f"{where}: no answer") from None
+            raise client.translate(error, where, "no answer") from None
         finally:
             asking.close()
 

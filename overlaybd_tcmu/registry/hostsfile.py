@@ -40,7 +40,6 @@ else:
 
 log = logging.getLogger("registry.hosts")
 
-FOLDER = "/etc/containerd/certs.d"
 _CAPABILITIES = {"pull", "resolve", "push"}
 _FILE_LIMIT = 1 << 20
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -193,7 +192,7 @@ def _entry(server: str, section: Dict[str, Any], folder: str, prefix: str) -> En
 def _base(server: str, override_path: bool, prefix: str) -> str:
     if not server:
         return ""
-    address = server if server.startswith("http") else "https://" + server
+    address = server if "://" in server else "https://" + server
     if url.problem(address):
         raise _Wrong(f"{prefix or 'server'}: the URL {url.problem(address)}")
     parts = urllib.parse.urlsplit(address)

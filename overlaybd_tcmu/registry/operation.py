@@ -8,10 +8,9 @@ moments; a socket is detached under it before it is closed or goes back to its p
 else's connection is ever shut.
 """
 
-import contextlib
 import socket
 import threading
-from typing import Dict, Iterator, Optional
+from typing import Dict
 
 from .. import errors
 from . import retry
@@ -48,10 +47,13 @@ class Scope:
 class Operation:
     """One call of a user of the registry. Used by one thread."""
 
-    def __init__(self, scope: Scope, seconds: float, clock: retry.Clock = retry.CLOCK) -> None:
+    def __init__(
+        self, scope: Scope, seconds: float, what: str, clock: retry.Clock = retry.CLOCK
+    ) -> None:
         self.clock = clock
         self._scope = scope
         self._seconds = seconds
+        self._what = what  # of which a failure is told
         self._deadline = clock.now() + seconds
 
     def remaining_s(self) -> float:
@@ -59,14 +61,14 @@ class Operation:
         self.check()
         left_s = self._deadline - self.clock.now()
         if left_s <= 0:
-            cause = f"not done within {self._seconds:.0f} s"
+            cause = f"{self._what}: not done within {self._seconds:.0f} s"
             raise errors.RegistryError(errors.RegistryFailure.TIMEOUT, cause)
         return left_s
 
     def check(self) -> None:
         """RegistryError when it was cancelled."""
         if self._scope.cancelled.is_set():
-            cause = "the blob was closed"
+            cause = f"{self._what}: closed meanwhile"
             raise errors.RegistryError(errors.RegistryFailure.CLOSED, cause)
 
     def wait(self, event: threading.Event) -> None:
@@ -81,18 +83,10 @@ class Operation:
     def detach(self) -> None:
         self._scope.detach(id(self))
 
-    @contextlib.contextmanager
-    def attached(self) -> Iterator[None]:
-        """Whatever is attached within is detached at its end."""
-        try:
-            yield
-        finally:
-            self.detach()
 
-
-def never_cancelled(seconds: float, clock: Optional[retry.Clock] = None) -> Operation:
+def never_cancelled(seconds: float, what: str) -> Operation:
     """An operation of nobody's blob."""
-    return Operation(Scope(), seconds, clock or retry.CLOCK)
+    return Operation(Scope(), seconds, what)
 
 
 def _shut(one: socket.socket) -> None:

@@ -44,7 +44,7 @@ class Resolver:
 
     def __init__(
         self,
-        folder: str = hostsfile.FOLDER,
+        folder: str,
         certificates: Tuple[Tuple[str, str], ...] = (),
     ) -> None:
         self._folder = hostsfile.Folder(folder)

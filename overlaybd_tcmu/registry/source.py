@@ -39,7 +39,7 @@ _Kind = errors.RegistryFailure
 class _Place:
     """Where the bytes are."""
 
-    address: str
+    address: str = dataclasses.field(repr=False)  # may be signed
     authorized: bool = False  # at the host itself, which wants to know who we are
     expires: float = math.inf  # monotonic
 
@@ -263,6 +263,13 @@ class Source:
                 response.close()
                 authenticator.reject(self.host, header)
                 header = ""
+            elif response.status == 403 and not place.authorized and not asked:
+                # It does not say what it wants, but it may be what the host wants.
+                header = authenticator.known(self.host, current)
+                if not header:
+                    return response, False
+                response.close()
+                asked = True
             else:
                 return response, place.authorized or bool(header)
 

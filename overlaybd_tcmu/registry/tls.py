@@ -10,11 +10,9 @@ import dataclasses
 import os
 import ssl
 import threading
-import warnings
 from typing import Tuple
 
 import cachetools
-import urllib3
 
 from .. import errors
 
@@ -87,8 +85,6 @@ def _make(settings: Tls) -> ssl.SSLContext:
     if settings.skip_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        # Asked for in hosts.toml, where it is warned about once and not for each request.
-        warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
     return context
 
 

@@ -70,8 +70,9 @@ class Made:
 
     def registry(self, clock=retry.CLOCK, **document):
         document.setdefault("credentialConfig", {"mode": "file", "path": str(self.credentials)})
+        document["registryConfig"] = {"hostsDir": str(self.certs_d)}
         service, _ = config.parse("test", document)
-        one = blob.Registry(service, str(self.certs_d), clock)
+        one = blob.Registry(service, clock=clock)
         self.stack.callback(one.close)
         return one
 

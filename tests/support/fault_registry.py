@@ -89,6 +89,7 @@ class FaultRegistry:
         self.tokens = http_server.Server(self._answer_token, tls, "tokens")
         self.registry = http_server.Server(self._answer_registry, tls, "registry")
         self.host = self.registry.host
+        self.kinds = "blob", "token", "store"
         self._servers = {"blob": self.registry, "token": self.tokens, "store": self.store}
 
     def __enter__(self) -> "FaultRegistry":
@@ -196,6 +197,11 @@ class FaultRegistry:
             self._location = location or "{store}/objects/{digest}?X-Signature={signature}"
             self._redirect_status = status
             self._signatures.append(secrets.token_hex(8))
+
+    def no_redirect(self) -> None:
+        """The registry serves its blobs itself, as in the beginning."""
+        with self._lock:
+            self._location = ""
 
     def expire_redirects(self) -> None:
         """The store refuses what it was asked with so far."""

@@ -230,7 +230,12 @@ class Server:
             reply = self._answer(request)
             return self._send(connection, request, reply)
         finally:
-            with self._lock:
+            self._leave(request)
+
+    def _leave(self, request: Request) -> None:
+        """It is not under way any more: before its last bytes go, lest the client is faster."""
+        with self._lock:
+            if not request.ended_s:
                 self._in_flight -= 1
                 request.ended_s = time.monotonic()
 
@@ -262,6 +267,8 @@ class Server:
                 connection.sendall(body[at : at + 1])
                 request.sent += 1
         else:
+            if reply.stall_after is None:
+                self._leave(request)
             if end <= 16 << 10:
                 connection.sendall(head + bytes(body[:end]))  # one segment
             else:
