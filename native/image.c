@@ -330,6 +330,10 @@ static int start_engine(struct obd_image *image, struct obd_layer **layers, uint
 	/* engines plan reads and come back later: what is written meanwhile must not be missed */
 	if (image->upper)
 		engine = NULL;
+	/* what is fetched as it is read comes from the page cache, where it was just put */
+	for (uint32_t i = 0; engine && i < count; i++)
+		if (layers[i]->blob->cache)
+			engine = NULL;
 	for (uint32_t i = 0; engine && engine->direct && i < count; i++) {
 		if (layers[i]->blob->direct_fd >= 0)
 			continue;

@@ -27,6 +27,7 @@ struct obd_work {
 	unsigned small_us;   /**< what the requests in small will cost, roughly */
 	unsigned since_bulk; /**< small pieces taken since the last bulk one, so that bulk cannot starve */
 	struct obd_piece *blocked, **blocked_tail; /**< pieces that have to wait for the disk */
+	struct obd_piece *resumed, **resumed_tail; /**< pieces that waited for the registry and need not any more */
 	struct obd_piece *spare;		   /**< piece records to reuse */
 	struct obd_slot *ready, **ready_tail;	   /**< slots whose reads are done */
 	struct obd_slot *free_slots;
@@ -65,7 +66,8 @@ struct obd_image {
 	uint8_t *slot_memory;
 	uint64_t rest_slots_taken, rest_since; /**< slots_taken when the front end last rested; since when it is that */
 	unsigned inflight, inflight_max;       /**< atomic: reads in flight towards the disk */
-	pthread_mutex_t workers_lock;	       /**< guards the next three */
+	int cancelled;		      /**< under the lock of the misses: what pieces that would wait end with */
+	pthread_mutex_t workers_lock; /**< guards the next three */
 	struct obd_worker *workers, *lent;
 	struct obd_counters retired; /**< of workers that are gone */
 };
@@ -84,6 +86,8 @@ static inline struct obd_index *obd_image_index(const struct obd_image *image)
 void obd_work_init(struct obd_image *image);
 void obd_work_deinit(struct obd_image *image);
 void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece);
+/** The piece, a record of its own that becomes ours, shall be tried again. */
+void obd_work_resume(struct obd_image *image, struct obd_piece *piece);
 /** The slot's reads are done; some thread of ours, or whoever calls obd_image_work, will finish it. */
 void obd_work_ready(struct obd_image *image, struct obd_slot *slot);
 void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot);

@@ -6,19 +6,23 @@
 #include "read.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "error.h"
 #include "image_private.h"
+#include "miss.h"
 #include "upper.h"
 
-enum walk_mode { WALK_NOW, WALK_PLAN, WALK_FINISH };
+/* A read that finds bytes missing goes on as a probe: so all that the piece lacks is asked for at once. */
+enum walk_mode { WALK_NOW, WALK_PLAN, WALK_FINISH, WALK_PROBE };
 
 struct walk {
 	struct obd_worker *worker;
 	enum walk_mode mode;
-	/* where the next byte goes; unused while planning */
+	const struct obd_piece *piece; /**< NULL unless reading now */
+	/* where the next byte goes; unused while planning or probing */
 	const struct iovec *iov;
 	size_t skip;
 	uint64_t done;	/**< bytes of the piece behind us */
@@ -36,6 +40,11 @@ enum { LONG_READ = 16 * 1024 /**< bytes that count for one read more */ };
 static inline uint64_t min_u64(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
+}
+
+static inline bool delivers(const struct walk *walk)
+{
+	return walk->mode == WALK_NOW || walk->mode == WALK_FINISH;
 }
 
 /* ---- the output side ---- */
@@ -63,7 +72,7 @@ static inline size_t out_room(const struct walk *walk)
 static inline void out_advance(struct walk *walk, uint64_t count)
 {
 	walk->done += count;
-	if (walk->mode == WALK_PLAN)
+	if (!delivers(walk))
 		return;
 	while (count && count >= out_room(walk)) {
 		count -= out_room(walk);
@@ -87,7 +96,7 @@ static void out_copy(struct walk *walk, const uint8_t *from, uint64_t count)
 
 static void out_zero(struct walk *walk, uint64_t count)
 {
-	if (walk->mode == WALK_PLAN) {
+	if (!delivers(walk)) {
 		walk->done += count;
 		return;
 	}
@@ -123,45 +132,56 @@ static int out_list(struct walk *walk, uint64_t count, uint64_t *covered)
 
 /* ---- the disk side ---- */
 
-/* The blocking read, timed and counted: only ever on a thread that may wait. Advances the list as it goes. */
+/* Asks for the range; the first of a piece is what it will wait for. */
+static void missing(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count)
+{
+	obd_miss_want(layer->blob->cache, offset, count, worker->image);
+	if (worker->miss.file)
+		return;
+	worker->miss.file = layer->blob->cache;
+	worker->miss.offset = offset;
+	worker->miss.count = count;
+}
+
+/* The blocking read, timed and counted: only ever on a thread that may wait. Uses the list up. */
 static int read_waiting(struct obd_worker *worker, const struct obd_layer *layer, struct iovec *list, int used,
 			uint64_t count, uint64_t offset)
 {
-	const uint64_t wanted = count, from = offset;
 	const uint64_t start = obd_now_ns();
-	int result = 0;
+	int64_t r;
 
 	obd_count(&worker->counters.blocked, 1);
 	obd_inflight_add(worker->image);
-	while (count) {
-		ssize_t r = preadv(layer->blob->fd, list, used, (off_t)offset);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0) {
-			result = r ? obd_fail(&worker->error, errno, "%s: reading %llu bytes at offset %llu: %s",
-					      layer->blob->path, (unsigned long long)wanted, (unsigned long long)from,
-					      strerror(errno))
-				   : obd_fail(&worker->error, EIO,
-					      "%s: the file ends at offset %llu, %llu bytes were expected there",
-					      layer->blob->path, (unsigned long long)offset, (unsigned long long)count);
-			break;
-		}
-		count -= (uint64_t)r;
-		offset += (uint64_t)r;
-		while (r > 0 && (size_t)r >= list->iov_len) {
-			r -= (ssize_t)list->iov_len;
-			list++;
-			used--;
-		}
-		if (r > 0) {
-			list->iov_base = (uint8_t *)list->iov_base + r;
-			list->iov_len -= (size_t)r;
-		}
-	}
+	r = layer->blob->cache ? obd_cachefile_preadv(layer->blob->cache, list, used, count, offset, true)
+			       : obd_preadv_all(layer->blob->fd, list, used, count, offset);
 	obd_inflight_sub(worker->image);
-	obd_report_slow(worker, layer, from, wanted, obd_now_ns() - start);
-	return result;
+	obd_report_slow(worker, layer, offset, count, obd_now_ns() - start);
+	if (r == OBD_MISSING || (layer->blob->cache && !r))
+		return (int)r;
+	if (r < 0)
+		return obd_fail(&worker->error, (int)-r, "%s: reading %llu bytes at offset %llu: %s", layer->blob->path,
+				(unsigned long long)count, (unsigned long long)offset, strerror((int)-r));
+	if ((uint64_t)r < count)
+		return obd_fail(&worker->error, EIO, "%s: the file ends at offset %llu, %llu bytes were expected there",
+				layer->blob->path, (unsigned long long)offset + (uint64_t)r,
+				(unsigned long long)count - (uint64_t)r);
+	return 0;
+}
+
+/* As read_list, for a layer that is fetched as it is read. */
+static int read_cached(struct obd_worker *worker, const struct obd_layer *layer, int used, uint64_t count,
+		       uint64_t offset)
+{
+	int r = obd_cachefile_preadv(layer->blob->cache, worker->iov, used, count, offset, false);
+
+	if (r == -EAGAIN && worker->may_block)
+		r = read_waiting(worker, layer, worker->iov, used, count, offset);
+	else if (r && r != -EAGAIN && r != OBD_MISSING)
+		obd_fail(&worker->error, -r, "%s: reading %llu bytes at offset %llu: %s", layer->blob->path,
+			 (unsigned long long)count, (unsigned long long)offset, strerror(-r));
+	if (r == OBD_MISSING)
+		missing(worker, layer, offset, count);
+	return r;
 }
 
 /* Reads into worker->iov[0, used): at once when the page cache has it, else by waiting, else -EAGAIN. */
@@ -173,6 +193,8 @@ static int read_list(struct obd_worker *worker, const struct obd_layer *layer, i
 
 	obd_count(&worker->counters.disk_reads, 1);
 	obd_count(&worker->counters.disk_bytes, count);
+	if (blob->cache)
+		return read_cached(worker, layer, used, count, offset);
 	if (blob->memory)
 		r = used == 1 ? pread(blob->fd, worker->iov[0].iov_base, (size_t)count, (off_t)offset)
 			      : preadv(blob->fd, worker->iov, used, (off_t)offset);
@@ -226,6 +248,15 @@ static int plan_read(struct walk *walk, const struct obd_layer *layer, uint64_t 
 	return 0;
 }
 
+/* Planning's counterpart for a piece that cannot be served yet: what else does it lack? */
+static void probe_read(struct walk *walk, const struct obd_layer *layer, uint64_t offset, uint64_t count)
+{
+	uint64_t at = offset, size = count;
+
+	if (layer->blob->cache && obd_cachefile_missing(layer->blob->cache, &at, &size))
+		missing(walk->worker, layer, at, size);
+}
+
 /* The wanted bytes of the next finished read. */
 static int take_planned(struct walk *walk, const struct obd_io **ret, const uint8_t **bytes)
 {
@@ -267,9 +298,14 @@ static int raw_data(struct walk *walk, const struct obd_layer *layer, uint64_t o
 			else
 				used = out_list(walk, count, &part);
 			r = read_list(walk->worker, layer, used, part, offset);
-			if (r)
+			if (r == OBD_MISSING)
+				walk->mode = WALK_PROBE;
+			else if (r)
 				return r;
 			out_advance(walk, part);
+		} else if (walk->mode == WALK_PROBE) {
+			probe_read(walk, layer, offset, count);
+			out_advance(walk, count);
 		} else if (walk->mode == WALK_PLAN) {
 			/* two aligned ends may add up to two alignment units to what is asked for */
 			part = min_u64(count, OBD_SLOT_BUFFER - 2 * OBD_DIRECT_ALIGN);
@@ -347,6 +383,30 @@ static int decode_block(struct walk *walk, const struct obd_layer *layer, uint64
 	return 0;
 }
 
+/*
+ * A block of a lazily fetched layer that does not decode is forgotten and fetched anew, once for each piece that meets
+ * it. false: it was already, or it cannot be fetched.
+ */
+static bool reject_block(struct walk *walk, const struct obd_layer *layer, uint64_t block)
+{
+	struct obd_worker *worker = walk->worker;
+	const uint64_t at = obd_zfile_at(layer->zfile, block);
+	const uint64_t count = obd_zfile_at(layer->zfile, block + 1) - at;
+	char text[sizeof(worker->error.text) + 16];
+
+	if (!walk->piece || !layer->blob->cache || !obd_cachefile_reject(layer->blob->cache, layer->base + at, count))
+		return false;
+	if (walk->piece->rejected_layer == layer && walk->piece->rejected_block == block)
+		return false; /* it is forgotten all the same: the next read shall not find it again */
+	snprintf(text, sizeof(text), "fetched again: %s", worker->error.text);
+	obd_image_report(worker->image, OBD_EVENT_DEVICE, worker->error.code, text);
+	missing(worker, layer, layer->base + at, count);
+	worker->rejected.layer = layer;
+	worker->rejected.block = block;
+	walk->mode = WALK_PROBE;
+	return true;
+}
+
 /* Stored bytes of blocks [block, *stop): reads, plans or takes them. *stop may come back smaller. */
 static int zfile_fetch(struct walk *walk, const struct obd_layer *layer, uint64_t block, uint64_t *stop,
 		       const uint8_t **bytes)
@@ -365,6 +425,10 @@ static int zfile_fetch(struct walk *walk, const struct obd_layer *layer, uint64_
 		return r;
 	}
 	count = obd_zfile_at(zfile, *stop) - at;
+	if (walk->mode == WALK_PROBE) {
+		probe_read(walk, layer, layer->base + at, count);
+		return 0;
+	}
 	*bytes = find_in_place(walk, layer, layer->base + at, count);
 	if (*bytes)
 		return 0;
@@ -404,9 +468,11 @@ static int zfile_data(struct walk *walk, const struct obd_layer *layer, uint64_t
 			}
 		}
 		r = zfile_fetch(walk, layer, block, &stop, &bytes);
-		if (r)
+		if (r == OBD_MISSING)
+			walk->mode = WALK_PROBE;
+		else if (r)
 			return r;
-		if (walk->mode == WALK_PLAN) {
+		if (!delivers(walk)) {
 			uint64_t covered = min_u64(count, (stop << zfile->block_shift) - offset);
 
 			out_advance(walk, covered);
@@ -419,6 +485,8 @@ static int zfile_data(struct walk *walk, const struct obd_layer *layer, uint64_t
 			uint32_t take = (uint32_t)min_u64(count, zfile->block_size - in);
 
 			r = decode_block(walk, layer, block, bytes, (size_t)(next - at), in, take);
+			if (r && reject_block(walk, layer, block))
+				break; /* the probe begins here */
 			if (r)
 				return r;
 			bytes += next - at;
@@ -454,7 +522,7 @@ static int walk_lowers(struct walk *walk, uint64_t offset, uint64_t count)
 			uint64_t hole = min_u64(start, end) - offset;
 
 			out_zero(walk, hole);
-			if (walk->mode != WALK_PLAN)
+			if (delivers(walk))
 				obd_count(&walk->worker->counters.zero_bytes, hole);
 			offset += hole;
 			continue;
@@ -525,12 +593,16 @@ static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
 static int read_piece(struct obd_worker *worker, const struct obd_piece *piece, bool in_place)
 {
 	const uint64_t offset = piece->request->offset + piece->offset;
-	struct walk walk = {.worker = worker, .mode = WALK_NOW, .in_place = in_place};
+	struct walk walk = {.worker = worker, .mode = WALK_NOW, .piece = piece, .in_place = in_place};
+	int r;
 
+	worker->miss.file = NULL;
+	worker->rejected.layer = NULL;
 	walk.streaming = offset == worker->expected && obd_work_alone(worker->image);
 	worker->expected = offset + piece->count;
 	out_seek(&walk, piece->request, piece->offset);
-	return walk_range(&walk, offset, piece->count);
+	r = walk_range(&walk, offset, piece->count);
+	return walk.mode == WALK_PROBE && !r ? OBD_MISSING : r;
 }
 
 /* false: pages were not where they had been seen. */

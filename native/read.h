@@ -19,6 +19,9 @@ struct obd_piece {
 	uint64_t offset; /**< within the request, bytes */
 	uint64_t count;
 	struct obd_piece *next;
+	uint64_t since; /**< when it first had to wait for the registry, monotonic ns; 0: never */
+	const struct obd_layer *rejected_layer; /**< whose block did not decode and was fetched anew */
+	uint64_t rejected_block;
 };
 
 /** Counters of one worker: written by it alone, read by anybody. */
@@ -55,6 +58,15 @@ struct obd_worker {
 	uint64_t epoch, reads; /**< reads since the image's epoch began */
 	struct obd_guard guard;
 	struct obd_error error; /**< why the last piece failed */
+	struct {
+		struct obd_cachefile *file; /**< NULL: nothing */
+		uint64_t offset, count;
+	} miss; /**< what the last piece lacks first */
+	struct {
+		const struct obd_layer *layer; /**< NULL: none */
+		uint64_t block;
+	} rejected;			  /**< the block of the last piece that is to be fetched anew */
+	const struct obd_piece *changing; /**< the change that reads what is below it */
 	struct obd_counters counters;
 	struct obd_worker *next; /**< all workers of the image, for the counters */
 	struct obd_worker *idle; /**< workers that obd_image_pread lends out */
@@ -89,6 +101,8 @@ struct obd_slot {
 	void *engine; /**< the engine's own control blocks for io[] */
 };
 
+/** 0, -errno, -EAGAIN, or OBD_MISSING: then all that the piece lacks is asked for, and worker->miss says what to await.
+ */
 int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece);
 /** Fills slot->io from slot->done on; 0 reads mean that nothing has to be read for [done, planned). */
 int obd_read_plan(struct obd_worker *worker, struct obd_slot *slot);

@@ -47,8 +47,9 @@ void obd_rest_map(struct obd_image *image)
 	for (uint32_t i = 0; i < image->info.layers; i++) {
 		struct obd_blob *blob = image->layers[i]->blob;
 
-		// A layer that cannot be mapped is read by system calls: nothing to report.
-		if (!blob->pages && (blob->nowait || blob->memory))
+		// A layer that cannot be mapped is read by system calls: nothing to report. Of one that is fetched as
+		// it is read the cache decides what is there.
+		if (!blob->pages && !blob->cache && (blob->nowait || blob->memory))
 			obd_pages_create(blob->fd, blob->size, &blob->pages);
 		image->in_place |= blob->pages != NULL;
 	}

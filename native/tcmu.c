@@ -123,6 +123,11 @@ static void request_done(struct obd_request *request)
 	struct obd_tcmu *tcmu = command->tcmu;
 	struct obd_scsi_answer answer = {.status = OBD_SCSI_GOOD};
 
+	if (request->result == -ECANCELED) {
+		/* the device goes, or whoever serves it next is asked again: the command stays unanswered */
+		__atomic_sub_fetch(&tcmu->inflight, 1, __ATOMIC_RELEASE);
+		return;
+	}
 	if (request->op != OBD_READ && request->result)
 		obd_scsi_change_failed(-request->result, &answer);
 	else if (request->result)

@@ -12,10 +12,10 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "change.h"
 #include "image_private.h"
+#include "miss.h"
 
 enum {
 	PIECE = 128 * 1024,
@@ -107,6 +107,19 @@ static void take_bulk(struct obd_image *image, struct claim *claim)
 	}
 }
 
+static void take_resumed(struct obd_work *work, struct claim *claim)
+{
+	struct obd_piece *record = work->resumed;
+
+	work->resumed = record->next;
+	if (!work->resumed)
+		work->resumed_tail = &work->resumed;
+	claim->pieces[claim->count++] = *record;
+	record->next = work->spare;
+	work->spare = record;
+	queued_sub(work, 1);
+}
+
 /* Takes the most urgent work this thread may do. helper: a thread of ours. false: nothing. */
 static bool claim_work(struct obd_image *image, struct claim *claim, bool helper)
 {
@@ -122,6 +135,11 @@ static bool claim_work(struct obd_image *image, struct claim *claim, bool helper
 		if (!work->ready)
 			work->ready_tail = &work->ready;
 		queued_sub(work, 1);
+		return true;
+	}
+	if (work->resumed) {
+		while (work->resumed && claim->count < CLAIM_MAX)
+			take_resumed(work, claim);
 		return true;
 	}
 	if (helper && work->blocked) {
@@ -184,7 +202,9 @@ static void serve_piece(struct obd_worker *worker, const struct obd_piece *piece
 {
 	int r = obd_piece_serve(worker, piece);
 
-	if (r == -EAGAIN && !worker->may_block)
+	if (r == OBD_MISSING)
+		obd_miss_park(worker, piece);
+	else if (r == -EAGAIN && !worker->may_block)
 		obd_work_blocked(worker->image, piece);
 	else
 		obd_piece_done(worker, piece, r);
@@ -295,14 +315,13 @@ static bool spin(struct obd_work *work, unsigned *budget_us)
 /* Sleeps until woken. false: nobody wanted this thread for a while. Called with the lock held. */
 static bool sleep_idle(struct obd_image *image)
 {
-	const uint64_t end = obd_now_ns() + image->idle_ms * UINT64_C(1000000);
-	const struct timespec until = {(time_t)(end / 1000000000), (long)(end % 1000000000)};
+	const uint64_t until = obd_deadline_ns((int)image->idle_ms);
 	struct obd_work *work = &image->work;
 	int r = 0;
 
 	work->idle++;
 	while (!work->wakes && !work->stop && r != ETIMEDOUT)
-		r = pthread_cond_timedwait(&work->wake, &work->lock, &until);
+		r = obd_cond_wait_until(&work->wake, &work->lock, until);
 	work->idle--;
 	if (work->wakes) {
 		work->wakes--;
@@ -373,7 +392,10 @@ static void serve_here(struct obd_image *image, const struct obd_piece *piece)
 {
 	struct obd_worker *worker = obd_image_lend(image);
 
-	obd_piece_done(worker, piece, worker ? obd_piece_serve(worker, piece) : -ENOMEM);
+	if (worker)
+		serve_piece(worker, piece);
+	else
+		obd_piece_done(NULL, piece, -ENOMEM);
 	obd_image_return(worker);
 }
 
@@ -403,6 +425,20 @@ void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece)
 	pthread_mutex_unlock(&work->lock);
 	if (!queued)
 		serve_here(image, piece);
+}
+
+void obd_work_resume(struct obd_image *image, struct obd_piece *piece)
+{
+	struct obd_work *work = &image->work;
+
+	pthread_mutex_lock(&work->lock);
+	piece->next = NULL;
+	*work->resumed_tail = piece;
+	work->resumed_tail = &piece->next;
+	queued_add(work, 1);
+	if (work->busy + work->wakes < image->options.helpers || !(work->busy + work->wakes))
+		wake_one(image);
+	pthread_mutex_unlock(&work->lock);
 }
 
 void obd_work_ready(struct obd_image *image, struct obd_slot *slot)
@@ -487,7 +523,7 @@ bool obd_image_work(struct obd_image *image, struct obd_worker *worker)
 		return false;
 	pthread_mutex_lock(&work->lock);
 	got = claim_work(image, &claim, false);
-	more = work->small.head || work->bulk.head || work->ready;
+	more = work->small.head || work->bulk.head || work->ready || work->resumed;
 	pthread_mutex_unlock(&work->lock);
 	if (got)
 		serve_claim(worker, &claim);
@@ -498,19 +534,16 @@ void obd_work_init(struct obd_image *image)
 {
 	struct obd_work *work = &image->work;
 	pthread_mutexattr_t mutex;
-	pthread_condattr_t cond;
 
 	/* held for a few list operations: spinning a little beats sleeping */
 	pthread_mutexattr_init(&mutex);
 	pthread_mutexattr_settype(&mutex, PTHREAD_MUTEX_ADAPTIVE_NP);
 	pthread_mutex_init(&work->lock, &mutex);
 	pthread_mutexattr_destroy(&mutex);
-	pthread_condattr_init(&cond);
-	pthread_condattr_setclock(&cond, CLOCK_MONOTONIC);
-	pthread_cond_init(&work->wake, &cond);
-	pthread_cond_init(&work->gone, &cond);
-	pthread_condattr_destroy(&cond);
+	obd_cond_init(&work->wake);
+	obd_cond_init(&work->gone);
 	work->blocked_tail = &work->blocked;
+	work->resumed_tail = &work->resumed;
 	work->ready_tail = &work->ready;
 }
 

@@ -301,6 +301,13 @@ class Image(handle.Handle):
         )
         upper.release()
 
+    def cancel(self, error: int) -> None:
+        """
+        Requests that wait for missing bytes end with this errno, now and from now on; a front end
+        leaves those with ECANCELED unanswered, for whoever serves the device next.
+        """
+        core.library().image_cancel(self.address, error)
+
     def next_data(self, offset: int) -> Optional[Tuple[int, int]]:
         """(start, end) of the next range from offset on that a layer has; None: holes only."""
         start, end = c_uint64(), c_uint64()

@@ -27,7 +27,8 @@ DESCRIPTION = "overlaybd bs"
 # Images of live devices opened at once while a daemon starts.
 ADOPTERS = 8
 
-OpenOne = Callable[[config.ImageConfig], native.Image]
+# The event, once set, ends an opening early.
+OpenOne = Callable[[config.ImageConfig, threading.Event], native.Image]
 
 
 class Target(NamedTuple):
@@ -56,6 +57,7 @@ class Handler(libtcmu.Callbacks):
         self._devices: Dict[int, device.Device] = {}
         self._device_ids: Dict[str, int] = {}  # device id -> handle
         self._adopting = False
+        self.stopping = threading.Event()  # set: openings that no device waits for give up
         self._prepared: Dict[str, "concurrent.futures.Future[native.Image]"] = {}
 
     def check_config(self, cfgstring: str) -> Optional[str]:
@@ -81,7 +83,7 @@ class Handler(libtcmu.Callbacks):
     def _add(self, handle: libtcmu.Device, name: str) -> None:
         target = parse_cfgstring(name)
         self._register(target, handle.address)
-        one = device.Device(handle, name, lambda: self._open_image(name, target))
+        one = device.Device(handle, name, lambda: self._open_image(name, target, one.stopping))
         if self._adopting:
             one.adopt()
         else:
@@ -122,7 +124,7 @@ class Handler(libtcmu.Callbacks):
                 except errors.ImageError:
                     continue  # another handler's
                 if name not in self._prepared:  # two devices may show the same image
-                    self._prepared[name] = executor.submit(self._open_now, target)
+                    self._prepared[name] = executor.submit(self._open_now, target, self.stopping)
 
     def end_adoption(self) -> None:
         """From here on added() means new devices."""
@@ -132,14 +134,14 @@ class Handler(libtcmu.Callbacks):
             if future.exception() is None:
                 future.result().close()
 
-    def _open_image(self, name: str, target: Target) -> native.Image:
+    def _open_image(self, name: str, target: Target, stop: threading.Event) -> native.Image:
         prepared = self._prepared.pop(name, None)
         if prepared is not None:
             return prepared.result()
-        return self._open_now(target)
+        return self._open_now(target, stop)
 
-    def _open_now(self, target: Target) -> native.Image:
-        return opener.open_with_result(target.path, self._open_one)
+    def _open_now(self, target: Target, stop: threading.Event) -> native.Image:
+        return opener.open_with_result(target.path, lambda one: self._open_one(one, stop))
 
     def _register(self, target: Target, address: int) -> None:
         if not target.device_id:

@@ -37,6 +37,10 @@ class FakeImage:
     def info(self):
         return native.ImageInfo(units.GiB, 1, 2, 3, 4, 0, 0, 0)
 
+    def cancel(self, error):
+        assert not self.closed
+        self.cancelled = error
+
     def close(self):
         self.closed = True
 
@@ -119,6 +123,7 @@ def test_life_from_start_to_stop(fronts):
     assert one.describe() == text
     one.stop()
     assert image.closed and fronts[0].closed
+    assert image.cancelled == errno.ECANCELED
     assert one.describe() == "name=overlaybd//c.json uio=uio7 state=closed"
 
 
@@ -199,7 +204,7 @@ def test_stop_while_an_adoption_opens_its_image_is_not_lost(fronts):
     assert opening.wait(TIMEOUT_S)
     stopper = threading.Thread(target=one.stop)
     stopper.start()
-    assert one._stopping.wait(TIMEOUT_S)
+    assert one.stopping.wait(TIMEOUT_S)
     go_on.set()
     stopper.join(TIMEOUT_S)
     assert not stopper.is_alive()
