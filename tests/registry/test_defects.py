@@ -43,15 +43,22 @@ def test_token_of_one_registry_is_never_sent_to_another(made, server, second, da
 
 
 def test_token_is_not_shared_between_users(made, server, data):
+    """Of a registry that asks for the same scope everywhere: each team has its own credentials."""
     server.require_bearer({"one": "1", "two": "2"})
-    digest = server.put(data)
-    registry = made.registry()
-    for user, password in (("one", "1"), ("two", "2")):
-        made.save_document({"auths": {server.host: entry(user, password)}})
-        server.revoke()
-        read(made.blob(server.repo_url(), digest, registry=registry), 0, 5)
+    server.challenge('Bearer realm="{realm}",service="{host}",scope="*"')
+    host = server.host
+    auths = {f"{host}/one": entry("one", "1"), f"{host}/two": entry("two", "2")}
+    made.save_document({"auths": auths})
+    digest, registry = server.put(data), made.registry()
+    for team in ("one", "two", "one"):
+        read(made.blob(server.repo_url(f"{team}/x"), digest, registry=registry), 0, 5)
     asked = [one.headers["authorization"] for one in server.requests("token")]
     assert len(asked) == len(set(asked)) == 2
+    used = {}
+    for request in server.requests():
+        if request.status == 206:
+            used.setdefault(request.path.split("/")[2], set()).add(request.headers["authorization"])
+    assert len(used["one"]) == len(used["two"]) == 1 and used["one"] != used["two"]
 
 
 # ---- a name without an address was taken for this very machine
