@@ -11,7 +11,7 @@ import time
 import pytest
 
 from overlaybd_tcmu import errors
-from overlaybd_tcmu.registry import blob, client, connection
+from overlaybd_tcmu.registry import blob, client, connection, operation, slots
 
 from .conftest import SIZE, failure, read
 
@@ -102,6 +102,39 @@ def test_requests_in_all_are_bounded(made, server, second, data, monkeypatch):
         assert sum(one() for one in busy) == client.TOTAL
         hold.set()
         assert [job.result() for job in jobs] == [data[n : n + 5] for n in range(200)]
+
+
+def test_places_are_given_in_the_order_they_were_asked_for():
+    """Whoever wants a busy server does not keep others from one that is free."""
+    places, done = slots.Slots(1, 2), []
+    current = operation.never_cancelled(10, "test")
+    places.take("a", current)
+    places.take("b", current)
+    threads = []
+    for number, origin in enumerate("abcab"):
+
+        def work(number=number, origin=origin):
+            places.take(origin, operation.never_cancelled(10, "test"))
+            done.append(f"{origin}{number}")
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        wait_until(lambda: len(places._queue) == number + 1)
+    expected = []
+    for freed, admitted in [("b", "b1"), ("a", "a0"), ("b", "c2"), ("c", "b4"), ("a", "a3")]:
+        places.give_back(freed)
+        expected.append(admitted)
+        wait_until(lambda: done == expected)
+    for thread in threads:
+        thread.join()
+
+
+def test_place_of_who_gave_up_goes_to_the_next():
+    places = slots.Slots(1, 1)
+    places.take("a", operation.never_cancelled(10, "test"))
+    assert failure(places.take, "a", operation.never_cancelled(0.01, "w")).kind is Kind.TIMEOUT
+    places.give_back("a")
+    places.take("a", operation.never_cancelled(10, "test"))
 
 
 def wait_until(condition):
