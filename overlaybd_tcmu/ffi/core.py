@@ -227,7 +227,7 @@ class Library:
         self._check_abi()
         self._bind_blobs(fn)
         self._bind_cache(fn)
-        self._bind_uppers(fn)
+        self._bind_layers(fn)
         self._bind_images(fn)
         self._bind_tcmu(fn)
 
@@ -291,7 +291,11 @@ class Library:
         )
         self.cachefile_mark = fn("cachefile_mark", c_int, [_HANDLE, c_uint64], _check)
 
-    def _bind_uppers(self, fn: Callable[..., Any]) -> None:
+    def _bind_layers(self, fn: Callable[..., Any]) -> None:
+        self.layer_open = fn("layer_open", c_int, [_HANDLE, _RET, _ERROR], _check_text)
+        self.layer_close = fn("layer_close", None, [_HANDLE])
+        self.layer_info = fn("layer_info", None, [_HANDLE, POINTER(LayerInfo)])
+
         self.upper_create = fn(
             "upper_create",
             c_int,
@@ -307,10 +311,6 @@ class Library:
         self.upper_resize = fn("upper_resize", c_int, [_HANDLE, c_uint64, _ERROR], _check_text)
 
     def _bind_images(self, fn: Callable[..., Any]) -> None:
-        self.layer_open = fn("layer_open", c_int, [_HANDLE, _RET, _ERROR], _check_text)
-        self.layer_close = fn("layer_close", None, [_HANDLE])
-        self.layer_info = fn("layer_info", None, [_HANDLE, POINTER(LayerInfo)])
-
         self.image_create = fn(
             "image_create",
             c_int,
