@@ -14,6 +14,7 @@
 #include "cachefile.h"
 #include "error.h"
 #include "miss.h"
+#include "pages.h"
 
 /** Size of what fd is, or -errno: a layer is a regular file or a block device, nothing else has bytes at offsets. */
 static int64_t size_of(int fd, const struct stat *st, const char *path, struct obd_error *err)
@@ -118,6 +119,7 @@ void obd_blob_close(struct obd_blob *blob)
 {
 	if (!blob)
 		return;
+	obd_pages_destroy(blob->pages);
 	if (blob->cache)
 		obd_cachefile_close(blob->cache);
 	else if (blob->fd >= 0)

@@ -16,6 +16,15 @@ static inline uint64_t obd_now_ns(void)
 	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
+/** The same clock, some milliseconds old, for a quarter of the price. */
+static inline uint64_t obd_recent_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
 static inline struct timespec obd_timespec(uint64_t ns)
 {
 	return (struct timespec){

@@ -25,9 +25,22 @@ struct obd_engine_state {
 	pthread_t reaper;
 	struct obd_worker *worker; /* the reaper's */
 	struct iocb *iocbs;	   /* OBD_SLOT_IOS for each slot */
+	/* The kernel takes so many requests and then refuses; what does not fit waits here, in order. */
+	pthread_mutex_t lock; /* guards the next two, held for a list operation */
+	unsigned room;	      /* requests the kernel would still take */
+	struct obd_slot *stalled, **stalled_tail;
 };
 
-static void libaio_submit(struct obd_engine_state *state, struct obd_slot *slot)
+static void wake_reaper(const struct obd_engine_state *state)
+{
+	const uint64_t one = 1;
+
+	while (write(state->eventfd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+/* Gives the slot's reads to the kernel, which has room for them. */
+static void start_slot(struct obd_engine_state *state, struct obd_slot *slot)
 {
 	struct iocb *iocbs = slot->engine;
 	struct iocb *list[OBD_SLOT_IOS];
@@ -53,16 +66,61 @@ static void libaio_submit(struct obd_engine_state *state, struct obd_slot *slot)
 		if (r > 0)
 			started += (unsigned)r;
 		else if (r == -EAGAIN || r == -EINTR)
-			sched_yield(); /* the kernel is out of requests; the reaper gives them back */
+			sched_yield(); /* out of memory, then: we keep within the room it has */
 		else
 			break;
 	}
+	if (started == count)
+		return;
+	/* with its last reads still to be told of, the slot is ours, and state is there */
+	pthread_mutex_lock(&state->lock);
+	state->room += count - started;
+	pthread_mutex_unlock(&state->lock);
+	wake_reaper(state);
 	while (started < count) {
 		struct obd_io *io = list[started++]->data;
 
 		if (obd_io_done(io, r ? r : -EIO))
 			obd_work_ready(state->image, slot);
 	}
+}
+
+/* Nobody waits here: who asks may be the reaper, or a front end with other commands to look after. */
+static void libaio_submit(struct obd_engine_state *state, struct obd_slot *slot)
+{
+	bool fits;
+
+	pthread_mutex_lock(&state->lock);
+	fits = !state->stalled && slot->count <= state->room;
+	if (fits) {
+		state->room -= slot->count;
+	} else {
+		slot->next = NULL;
+		*state->stalled_tail = slot;
+		state->stalled_tail = &slot->next;
+	}
+	pthread_mutex_unlock(&state->lock);
+	if (fits)
+		start_slot(state, slot);
+}
+
+/* For the reaper: count requests are the kernel's no more. */
+static void make_room(struct obd_engine_state *state, unsigned count)
+{
+	pthread_mutex_lock(&state->lock);
+	state->room += count;
+	while (state->stalled && state->stalled->count <= state->room) {
+		struct obd_slot *slot = state->stalled;
+
+		state->stalled = slot->next;
+		if (!state->stalled)
+			state->stalled_tail = &state->stalled;
+		state->room -= slot->count;
+		pthread_mutex_unlock(&state->lock);
+		start_slot(state, slot);
+		pthread_mutex_lock(&state->lock);
+	}
+	pthread_mutex_unlock(&state->lock);
 }
 
 /* Finishes what is done, the last one here and the others wherever there is a hand free. */
@@ -73,7 +131,9 @@ static void reap(struct obd_engine_state *state)
 	struct obd_slot *mine = NULL;
 	int n;
 
+	make_room(state, 0); /* for what could not be started, and was not the kernel's */
 	while ((n = io_getevents(state->context, 0, 64, events, &now)) > 0) {
+		make_room(state, (unsigned)n);
 		for (int i = 0; i < n; i++) {
 			struct obd_slot *slot = obd_io_done(events[i].data, (int64_t)events[i].res);
 
@@ -108,14 +168,11 @@ static void *reaper_main(void *argument)
 
 static void libaio_destroy(struct obd_engine_state *state)
 {
-	const uint64_t one = 1;
-
 	if (!state)
 		return;
 	if (state->reaper) {
 		__atomic_store_n(&state->stop, true, __ATOMIC_RELEASE);
-		while (write(state->eventfd, &one, sizeof(one)) < 0 && errno == EINTR)
-			;
+		wake_reaper(state);
 		pthread_join(state->reaper, NULL);
 	}
 	if (state->context)
@@ -123,6 +180,7 @@ static void libaio_destroy(struct obd_engine_state *state)
 	if (state->eventfd >= 0)
 		close(state->eventfd);
 	obd_worker_destroy(state->worker);
+	pthread_mutex_destroy(&state->lock);
 	free(state->iocbs);
 	free(state);
 }
@@ -137,6 +195,10 @@ static int libaio_create(struct obd_image *image, struct obd_engine_state **ret,
 	if (!state)
 		return obd_fail(err, ENOMEM, "no memory for libaio");
 	state->image = image;
+	pthread_mutex_init(&state->lock, NULL);
+	state->stalled_tail = &state->stalled;
+	/* a slot has to fit; beyond that most slots have few reads, and the host's stock (aio-max-nr) is shared */
+	state->room = depth * 4 < OBD_SLOT_IOS ? OBD_SLOT_IOS : depth * 4;
 	state->eventfd = eventfd(0, EFD_CLOEXEC);
 	state->iocbs = calloc((size_t)depth * OBD_SLOT_IOS, sizeof(*state->iocbs));
 	if (state->eventfd < 0 || !state->iocbs || obd_worker_create(image, &state->worker)) {
@@ -144,10 +206,10 @@ static int libaio_create(struct obd_image *image, struct obd_engine_state **ret,
 		return obd_fail(err, ENOMEM, "no memory for libaio");
 	}
 	state->worker->may_block = true;
-	r = io_setup((int)depth * 4, &state->context);
+	r = io_setup((int)state->room, &state->context);
 	if (r) {
 		libaio_destroy(state);
-		return obd_fail(err, -r, "libaio: io_setup for %u requests: %s (fs.aio-max-nr?)", depth * 4,
+		return obd_fail(err, -r, "libaio: io_setup for %u requests: %s (fs.aio-max-nr?)", state->room,
 				strerror(-r));
 	}
 	for (unsigned i = 0; i < depth; i++)

@@ -7,14 +7,16 @@
 
 #include "error.h"
 #include "events.h"
+#include "change.h"
 #include "image_private.h"
+#include "upper.h"
 
 enum {
 	DEPTH = 64,
 	DEPTH_MAX = 1024,
 	SLOW_READ_US = 10000,
-	/* what is read ahead of the decoder at once: a piece of 4 KiB blocks, or two 64 KiB ones */
-	STORED = 132 * 1024,
+	/* what is read ahead of the decoder at once: any block, or half a piece of smaller ones */
+	STORED = 68 * 1024,
 };
 
 /* ---- workers ---- */
@@ -118,9 +120,14 @@ void obd_image_report(struct obd_image *image, enum obd_event_kind kind, int cod
 	obd_events_push(image->events, &event);
 }
 
-void obd_report_error(struct obd_worker *worker, uint64_t offset, uint64_t count, int code)
+void obd_report_error(struct obd_worker *worker, enum obd_op op, uint64_t offset, uint64_t count, int code)
 {
-	struct obd_event event = {.kind = OBD_EVENT_READ_ERROR, .code = code, .offset = offset, .count = count};
+	struct obd_event event = {
+		.kind = op == OBD_READ ? OBD_EVENT_READ_ERROR : OBD_EVENT_WRITE_ERROR,
+		.code = code,
+		.offset = offset,
+		.count = count,
+	};
 
 	if (!worker->image->events)
 		return;
@@ -180,6 +187,11 @@ void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret)
 		.blocks_decoded = sum.blocks_decoded,
 		.block_hits = sum.block_hits,
 		.slow_reads = sum.slow_reads,
+		.writes = sum.writes,
+		.write_bytes = sum.write_bytes,
+		.discards = sum.discards,
+		.flushes = sum.flushes,
+		.in_place = sum.in_place,
 		.inflight_max = __atomic_load_n(&image->inflight_max, __ATOMIC_RELAXED),
 	};
 	pthread_mutex_lock(&locked->work.lock);
@@ -189,7 +201,11 @@ void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret)
 
 void obd_image_info(const struct obd_image *image, struct obd_image_info *ret)
 {
+	struct obd_image *locked = (struct obd_image *)image;
+
+	pthread_rwlock_rdlock(&locked->change_lock); /* a snapshot changes what layers and index amount to */
 	*ret = image->info;
+	pthread_rwlock_unlock(&locked->change_lock);
 }
 
 const struct obd_image_info *obd_image_geometry(const struct obd_image *image)
@@ -215,36 +231,73 @@ static int take_options(struct obd_image *image, const struct obd_image_options 
 	return 0;
 }
 
+int obd_image_merge(struct obd_layer *const *layers, uint32_t count, struct obd_index **ret)
+{
+	static const struct obd_segments none;
+	const struct obd_segments *segments[OBD_LAYERS_MAX] = {&none};
+
+	for (uint32_t i = 0; i < count; i++)
+		segments[i] = &layers[i]->lsmt.segments;
+	return obd_index_create(segments, count ? count : 1, ret);
+}
+
+void obd_image_count(struct obd_image *image)
+{
+	const struct obd_index *index = image->index;
+	uint64_t mapped = 0;
+
+	for (size_t i = 0; i < index->segments.count; i++)
+		if (!obd_map_zeroed(index->segments.map[i]))
+			mapped += obd_key_length(index->segments.key[i]) << 9;
+	image->info.segments = index->segments.count;
+	image->info.mapped = mapped;
+	image->info.memory = obd_index_memory(index);
+}
+
 static int merge_layers(struct obd_image *image, struct obd_layer **layers, uint32_t count, struct obd_error *err)
 {
-	const struct obd_segments **segments = calloc(count, sizeof(*segments));
-	uint64_t mapped = 0;
-	int r;
+	int r = obd_image_merge(layers, count, &image->index);
 
-	if (!segments)
-		return obd_fail(err, ENOMEM, "no memory for the list of layers");
+	if (r)
+		return obd_fail(err, -r, "merging the indexes of %u layers: %s", count, strerror(-r));
 	for (uint32_t i = 0; i < count; i++) {
 		const struct obd_layer *layer = layers[i];
 
-		segments[i] = &layer->lsmt.segments;
 		if (layer->lsmt.virtual_size)
 			image->info.virtual_size = layer->lsmt.virtual_size;
 		if (layer->zfile && layer->zfile->block_size > image->block_size_max)
 			image->block_size_max = layer->zfile->block_size;
 	}
-	r = obd_index_create(segments, count, &image->index);
-	free(segments);
-	if (r)
-		return obd_fail(err, -r, "merging the indexes of %u layers: %s", count, strerror(-r));
+	image->info.layers = count;
+	obd_image_count(image);
+	return 0;
+}
+
+static void upper_readers_gone(void *grace)
+{
+	obd_grace_wait(grace);
+}
+
+/* An upper layer states the disk's size, or takes over that of what is below. */
+static int take_upper(struct obd_image *image, struct obd_upper *upper, struct obd_error *err)
+{
+	if (upper && upper->virtual_size)
+		image->info.virtual_size = upper->virtual_size;
 	if (!image->info.virtual_size)
 		return obd_fail(err, EINVAL, "virtual_size: no layer of the image states one");
-	for (size_t i = 0; i < image->index->segments.count; i++)
-		if (!obd_map_zeroed(image->index->segments.map[i]))
-			mapped += obd_key_length(image->index->segments.key[i]) << 9;
-	image->info.layers = count;
-	image->info.segments = image->index->segments.count;
-	image->info.mapped = mapped;
-	image->info.memory = obd_index_memory(image->index);
+	image->upper = upper;
+	if (!upper || upper->read_only)
+		return 0;
+	if (!upper->virtual_size) {
+		int r = obd_upper_resize(upper, image->info.virtual_size, err);
+
+		if (r)
+			return r;
+	}
+	upper->readers = &image->grace;
+	upper->readers_gone = upper_readers_gone;
+	image->writable = true;
+	image->info.writable = image->info.discard = 1;
 	return 0;
 }
 
@@ -274,6 +327,9 @@ static int start_engine(struct obd_image *image, struct obd_layer **layers, uint
 	char text[512];
 	int r;
 
+	/* engines plan reads and come back later: what is written meanwhile must not be missed */
+	if (image->upper)
+		engine = NULL;
 	/* what is fetched as it is read comes from the page cache, where it was just put */
 	for (uint32_t i = 0; engine && i < count; i++)
 		if (layers[i]->blob->cache)
@@ -300,18 +356,33 @@ static int start_engine(struct obd_image *image, struct obd_layer **layers, uint
 	return r;
 }
 
-int obd_image_create(struct obd_layer **layers, uint32_t count, const struct obd_image_options *options,
-		     struct obd_events *events, const char *name, struct obd_image **ret, struct obd_error *err)
+static void init_change_locks(struct obd_image *image)
+{
+	pthread_rwlockattr_t attr;
+
+	/* a snapshot or a partial block comes between whole ones, however many of these there are */
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_mutex_init(&image->grace.wait_lock, NULL);
+	pthread_rwlock_init(&image->change_lock, &attr);
+	pthread_rwlock_init(&image->fill_lock, &attr);
+	pthread_rwlockattr_destroy(&attr);
+}
+
+int obd_image_create(struct obd_layer **layers, uint32_t count, struct obd_upper *upper,
+		     const struct obd_image_options *options, struct obd_events *events, const char *name,
+		     struct obd_image **ret, struct obd_error *err)
 {
 	struct obd_image *image;
 	int r;
 
-	if (count < 1 || count > 255)
-		return obd_fail(err, EINVAL, "layers: %u given, an image has 1 to 255", count);
+	if (count > OBD_LAYERS_MAX || (!count && !upper))
+		return obd_fail(err, EINVAL, "layers: %u given, an image has 1 to %d", count, OBD_LAYERS_MAX);
 	image = calloc(1, sizeof(*image));
 	if (!image)
 		return obd_fail(err, ENOMEM, "no memory for an image");
 	pthread_mutex_init(&image->workers_lock, NULL);
+	init_change_locks(image);
 	obd_work_init(image);
 	image->events = events;
 	image->name = strdup(name ? name : "");
@@ -320,27 +391,37 @@ int obd_image_create(struct obd_layer **layers, uint32_t count, const struct obd
 	else
 		r = take_options(image, options, err);
 	if (!r)
+		r = obd_rest_init(image, err);
+	if (!r)
 		r = merge_layers(image, layers, count, err);
+	if (!r)
+		r = take_upper(image, upper, err);
 	if (!r) {
 		image->small_cost_us = small_cost(layers, count);
 		r = start_engine(image, layers, count, err);
 	}
 	if (!r) {
-		image->layers = malloc(count * sizeof(*image->layers));
+		image->layers = calloc(OBD_LAYERS_MAX, sizeof(*image->layers));
 		if (!image->layers)
 			r = obd_fail(err, ENOMEM, "no memory for an image");
 	}
 	if (r) {
+		if (image->upper)
+			image->upper->readers_gone = NULL;
+		image->upper = NULL; /* stays the caller's */
 		obd_image_destroy(image);
 		return r;
 	}
 	memcpy(image->layers, layers, count * sizeof(*image->layers));
+	obd_rest_map(image);
 	*ret = image;
 	return 0;
 }
 
 void obd_image_destroy(struct obd_image *image)
 {
+	struct obd_error error;
+
 	if (!image)
 		return;
 	if (image->engine_state)
@@ -353,16 +434,21 @@ void obd_image_destroy(struct obd_image *image)
 		obd_worker_destroy(worker);
 	}
 	obd_slots_deinit(image);
+	if (obd_upper_close(image->upper, &error))
+		obd_image_report(image, OBD_EVENT_WRITE_ERROR, error.code, error.text);
 	obd_index_destroy(image->index);
 	for (uint32_t i = 0; image->layers && i < image->info.layers; i++)
 		obd_layer_close(image->layers[i]);
 	pthread_mutex_destroy(&image->workers_lock);
+	pthread_mutex_destroy(&image->grace.wait_lock);
+	pthread_rwlock_destroy(&image->change_lock);
+	pthread_rwlock_destroy(&image->fill_lock);
 	free(image->layers);
 	free(image->name);
 	free(image);
 }
 
-/* ---- the simplest front end: one blocking read ---- */
+/* ---- the simplest front end: one blocking request ---- */
 
 struct waiter {
 	struct obd_request request;
@@ -381,16 +467,12 @@ static void waiter_done(struct obd_request *request)
 	pthread_mutex_unlock(&waiter->lock);
 }
 
-int64_t obd_image_pread(struct obd_image *image, void *buf, size_t count, uint64_t offset)
+static int64_t run(struct obd_image *image, enum obd_op op, void *buf, uint64_t count, uint64_t offset)
 {
-	struct iovec iov = {buf, count};
+	struct iovec iov = {buf, (size_t)count};
 	struct waiter waiter = {
-		.request = {.op = OBD_READ,
-			    .offset = offset,
-			    .count = count,
-			    .iov = &iov,
-			    .iov_count = 1,
-			    .done = waiter_done},
+		.request =
+			{.op = op, .offset = offset, .count = count, .iov = &iov, .iov_count = 1, .done = waiter_done},
 		.lock = PTHREAD_MUTEX_INITIALIZER,
 		.over = PTHREAD_COND_INITIALIZER,
 	};
@@ -399,7 +481,7 @@ int64_t obd_image_pread(struct obd_image *image, void *buf, size_t count, uint64
 
 	if (offset > image->info.virtual_size || count > image->info.virtual_size - offset || count > INT64_MAX)
 		return -EINVAL;
-	if (!count)
+	if (!count && op != OBD_FLUSH)
 		return 0;
 	worker = obd_image_lend(image);
 	if (!worker)
@@ -417,28 +499,60 @@ int64_t obd_image_pread(struct obd_image *image, void *buf, size_t count, uint64
 	return waiter.request.result ? waiter.request.result : (int64_t)count;
 }
 
+int64_t obd_image_pread(struct obd_image *image, void *buf, size_t count, uint64_t offset)
+{
+	return run(image, OBD_READ, buf, count, offset);
+}
+
+int64_t obd_image_pwrite(struct obd_image *image, const void *buf, size_t count, uint64_t offset)
+{
+	return run(image, OBD_WRITE, (void *)(uintptr_t)buf, count, offset);
+}
+
+int obd_image_discard(struct obd_image *image, uint64_t offset, uint64_t count)
+{
+	int64_t r = run(image, OBD_DISCARD, NULL, count, offset);
+
+	return r < 0 ? (int)r : 0;
+}
+
+int obd_image_flush(struct obd_image *image)
+{
+	return (int)run(image, OBD_FLUSH, NULL, 0, 0);
+}
+
+/* Neighbours are one range for whoever copies. */
+static int next_data(const struct obd_image *image, uint64_t sector, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+	uint64_t at, more = 0;
+
+	*start = obd_change_next_data(image, sector, end, stop);
+	if (*start >= end)
+		return 0;
+	while (*stop < end) {
+		at = obd_change_next_data(image, *stop, end, &more);
+		if (at != *stop)
+			break;
+		*stop = more;
+	}
+	return 1;
+}
+
 int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t *start, uint64_t *end)
 {
-	const struct obd_segments *segments = &image->index->segments;
 	const uint64_t size = image->info.virtual_size;
-	size_t i;
+	struct obd_grace *grace = (struct obd_grace *)&image->grace;
+	unsigned side;
+	int found;
 
 	if (offset >= size)
 		return 0;
-	i = obd_index_find(image->index, offset >> 9);
-	while (i < segments->count && obd_map_zeroed(segments->map[i]))
-		i++;
-	if (i == segments->count || obd_key_sector(segments->key[i]) << 9 >= size)
-		return 0;
-	*start = obd_key_sector(segments->key[i]) << 9;
+	side = obd_grace_enter(grace);
+	found = next_data(image, offset >> 9, size >> 9, start, end);
+	obd_grace_leave(grace, side);
+	*start <<= 9;
+	*end <<= 9;
 	if (*start < offset)
 		*start = offset;
-	/* neighbours are one range for whoever copies */
-	for (*end = obd_key_end(segments->key[i]) << 9; ++i < segments->count;
-	     *end = obd_key_end(segments->key[i]) << 9)
-		if (obd_key_sector(segments->key[i]) << 9 != *end || obd_map_zeroed(segments->map[i]))
-			break;
-	if (*end > size)
-		*end = size;
-	return 1;
+	return found;
 }

@@ -11,12 +11,18 @@
  * A front end owns its requests. It fills op, offset, count, iov and done, and gives a batch to obd_image_submit from
  * its own thread. Each request is completed exactly once by a call of done, from any thread, possibly before submit
  * returns; from that call on it is the front end's again. done must not block. The order of completion is the order in
- * which the data is at hand.
+ * which the data is at hand. A read that begins when a write has been completed sees it; of those that overlap in time
+ * any order may be seen, sector by sector.
  *
  * submit may leave work queued; the front end's thread then helps with obd_image_work, a piece at a time, between
  * looks at its own ring: so a long command never keeps it from the next short one. Helper threads take the same pieces.
  */
-enum obd_op { OBD_READ = 0 };
+enum obd_op {
+	OBD_READ = 0,
+	OBD_WRITE,   /**< iov is what is written; offset and count are multiples of 512, as for a discard */
+	OBD_FLUSH,   /**< every change that was complete before is on the disk; nothing but op and done counts */
+	OBD_DISCARD, /**< the range reads as zeros; no iov */
+};
 
 struct obd_request {
 	enum obd_op op;
@@ -41,6 +47,9 @@ void obd_worker_destroy(struct obd_worker *worker);
 void obd_image_submit(struct obd_image *image, struct obd_worker *worker, struct obd_request **batch, unsigned count);
 /** Does one queued piece of work, if there is one that needs no waiting. true: there may be more. */
 bool obd_image_work(struct obd_image *image, struct obd_worker *worker);
+
+/** The front end has nothing to do. How long it may sleep before it calls this again, ms; -1: as long as it likes. */
+int obd_image_rest(struct obd_image *image);
 
 const struct obd_image_info *obd_image_geometry(const struct obd_image *image);
 /** Reports to the log; never blocks, never fails. */

@@ -5,7 +5,10 @@
 
 #include "clock.h"
 #include "engine.h"
+#include "grace.h"
 #include "read.h"
+
+enum { OBD_LAYERS_MAX = 255 };
 
 struct obd_requests {
 	struct obd_request *head, *tail;
@@ -28,6 +31,8 @@ struct obd_work {
 	struct obd_piece *spare;		   /**< piece records to reuse */
 	struct obd_slot *ready, **ready_tail;	   /**< slots whose reads are done */
 	struct obd_slot *free_slots;
+	unsigned slots_used;	/**< not free now */
+	uint64_t slots_taken;	/**< so far, since their memory was last given back */
 	unsigned threads, idle; /**< alive; asleep */
 	unsigned busy;		/**< atomic: threads busy with work that is not in blocked */
 	unsigned wakes;		/**< sleepers that have been called and are not up yet */
@@ -36,25 +41,46 @@ struct obd_work {
 };
 
 struct obd_image {
-	struct obd_layer **layers;
+	struct obd_layer **layers; /**< room for OBD_LAYERS_MAX: a snapshot adds one before the index leads to it */
 	struct obd_index *index;
 	struct obd_image_info info;
 	struct obd_image_options options;
 	struct obd_events *events;
 	char *name;
-	uint32_t block_size_max; /**< largest ZFile block of any layer, 0 when all are raw */
-	unsigned small_cost_us;	 /**< what a 4 KiB read costs, roughly; decides whether waking a helper pays */
+	bool writable;
+	struct obd_upper *upper;      /**< atomic; NULL: read-only. A snapshot replaces it and the index */
+	struct obd_grace grace;	      /**< of a writable image: around each look at upper and index */
+	pthread_rwlock_t change_lock; /**< shared by each change while it is made; a snapshot has it alone */
+	pthread_rwlock_t fill_lock;   /**< shared by writes of whole blocks to a sparse layer, others have it alone */
+	uint64_t avoid_until;	      /**< atomic, ns: the disk is behind, front ends' threads write nothing */
+	uint32_t block_size_max;      /**< largest ZFile block of any layer, 0 when all are raw */
+	unsigned small_cost_us;	      /**< what a 4 KiB read costs, roughly; decides whether waking a helper pays */
+	uint64_t busy_reads;	      /**< reads of a worker within an epoch, above which it reads in place */
+	bool in_place;		      /**< some layer has pages */
+	unsigned idle_ms;	      /**< what is kept only for busy times is given back after so long */
+	uint64_t epoch;		      /**< atomic: when what is known of pages will be too old, ns of obd_recent_ns */
 	struct obd_work work;
 	const struct obd_engine_ops *engine; /**< NULL: psync */
 	struct obd_engine_state *engine_state;
 	struct obd_slot *slots;
 	uint8_t *slot_memory;
-	unsigned inflight, inflight_max; /**< atomic: reads in flight towards the disk */
-	int cancelled;			 /**< under the lock of the misses: what pieces that would wait end with */
-	pthread_mutex_t workers_lock;	 /**< guards the next three */
+	uint64_t rest_slots_taken, rest_since; /**< slots_taken when the front end last rested; since when it is that */
+	unsigned inflight, inflight_max;       /**< atomic: reads in flight towards the disk */
+	int cancelled;		      /**< under the lock of the misses: what pieces that would wait end with */
+	pthread_mutex_t workers_lock; /**< guards the next three */
 	struct obd_worker *workers, *lent;
 	struct obd_counters retired; /**< of workers that are gone */
 };
+
+/** In this order: whoever sees a new upper layer sees the index that goes with it. */
+static inline struct obd_upper *obd_image_upper(const struct obd_image *image)
+{
+	return __atomic_load_n(&image->upper, __ATOMIC_ACQUIRE);
+}
+static inline struct obd_index *obd_image_index(const struct obd_image *image)
+{
+	return __atomic_load_n(&image->index, __ATOMIC_ACQUIRE);
+}
 
 /* work.c */
 void obd_work_init(struct obd_image *image);
@@ -81,13 +107,26 @@ void obd_slots_deinit(struct obd_image *image);
 void obd_slot_run(struct obd_worker *worker, struct obd_slot *slot);
 void obd_slot_finish(struct obd_worker *worker, struct obd_slot *slot);
 
+/* rest.c; obd_image_rest is there too */
+int obd_rest_init(struct obd_image *image, struct obd_error *err);
+/** Maps the layers where that is of use. */
+void obd_rest_map(struct obd_image *image);
+/** Forgets all pages of the layers. */
+void obd_image_forget(struct obd_image *image);
+/** When they are forgotten next, ns of obd_recent_ns; a new value means that they just were. */
+uint64_t obd_image_epoch(struct obd_image *image);
+
 /* image.c */
+/** The merged index of layers, none of which may be NULL. 0 or -errno; -EFBIG as obd_index_create. */
+int obd_image_merge(struct obd_layer *const *layers, uint32_t count, struct obd_index **ret);
+/** What info says of layers and index; nobody looks at it meanwhile, or change_lock is held. */
+void obd_image_count(struct obd_image *image);
 /** A worker that may block, made when none is idle; NULL without memory. */
 struct obd_worker *obd_image_lend(struct obd_image *image);
 void obd_image_return(struct obd_worker *worker);
 void obd_inflight_add(struct obd_image *image);
 void obd_inflight_sub(struct obd_image *image);
-void obd_report_error(struct obd_worker *worker, uint64_t offset, uint64_t count, int code);
+void obd_report_error(struct obd_worker *worker, enum obd_op op, uint64_t offset, uint64_t count, int code);
 void obd_report_slow(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
 		     uint64_t latency_ns);
 

@@ -22,4 +22,16 @@ static inline uint64_t obd_le64(const void *record, size_t offset)
 	return le64toh(value);
 }
 
+static inline void obd_put_le32(void *record, size_t offset, uint32_t value)
+{
+	value = htole32(value);
+	memcpy((uint8_t *)record + offset, &value, sizeof(value));
+}
+
+static inline void obd_put_le64(void *record, size_t offset, uint64_t value)
+{
+	value = htole64(value);
+	memcpy((uint8_t *)record + offset, &value, sizeof(value));
+}
+
 #endif

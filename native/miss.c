@@ -251,7 +251,8 @@ static void fail_piece(struct obd_image *image, const struct obd_piece *piece, i
 	if (worker) {
 		obd_fail(&worker->error, error, "%s: not to be had from the registry: %s", path, strerror(error));
 		obd_count(&worker->counters.errors, 1);
-		obd_report_error(worker, piece->request->offset + piece->offset, piece->count, error);
+		obd_report_error(worker, piece->request->op, piece->request->offset + piece->offset, piece->count,
+				 error);
 		obd_image_return(worker);
 	}
 	obd_piece_done(NULL, piece, -error);

@@ -16,7 +16,7 @@
 #define OBD_PUBLIC __attribute__((visibility("default")))
 
 /** Bumped with every change of a struct or a signature below; Python refuses another. */
-#define OBD_ABI_VERSION 1u
+#define OBD_ABI_VERSION 2u
 
 OBD_PUBLIC uint32_t obd_abi(void);
 /** sizeof a struct of this header by its name ("obd_error"), 0 when unknown. */
@@ -33,9 +33,10 @@ struct obd_error {
 /* ---- events: what the data plane has to say, for the log and the audit log ---- */
 
 enum obd_event_kind {
-	OBD_EVENT_READ_ERROR = 1, /**< a range could not be read; text says why */
-	OBD_EVENT_SLOW_READ = 2,  /**< a read from a local layer file took >= 10 ms */
-	OBD_EVENT_DEVICE = 3,	  /**< a front end has something to report */
+	OBD_EVENT_READ_ERROR = 1,  /**< a range could not be read; text says why */
+	OBD_EVENT_SLOW_READ = 2,   /**< a read from a local layer file took >= 10 ms */
+	OBD_EVENT_DEVICE = 3,	   /**< a front end has something to report */
+	OBD_EVENT_WRITE_ERROR = 4, /**< something could not be written or synced; text says why */
 };
 
 struct obd_event {
@@ -169,6 +170,50 @@ OBD_PUBLIC int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, str
 OBD_PUBLIC void obd_layer_close(struct obd_layer *layer);
 OBD_PUBLIC void obd_layer_info(const struct obd_layer *layer, struct obd_layer_info *ret);
 
+/* ---- upper: a writable layer, a data file and, unless it is sparse, an index file ---- */
+
+struct obd_upper_options {
+	uint64_t virtual_size;	 /**< bytes, a multiple of 512; 0 = inherits from below */
+	uint32_t sparse;	 /**< 1: the data file is laid out as the disk, the index file stays empty */
+	uint32_t reserved;	 /**< 0 */
+	const char *uuid;	 /**< text; NULL = a random one */
+	const char *parent_uuid; /**< text; NULL = none */
+};
+
+struct obd_upper_info {
+	uint64_t virtual_size; /**< bytes, 0 = inherits from below */
+	uint64_t segments;     /**< what it has, zeroed ones included */
+	uint64_t mapped;       /**< bytes with data */
+	uint64_t memory;       /**< bytes held for the segments */
+	uint64_t data_size;    /**< bytes of the data file */
+	uint64_t dropped;      /**< index entries that were not believed when it was opened: never confirmed, or torn */
+	uint32_t sparse;
+	uint32_t read_only;
+	char uuid[40]; /**< text, "" when none or invalid */
+	char parent_uuid[40];
+};
+
+struct obd_upper;
+#define OBD_UPPER_READ_ONLY 1u /**< for the tools: neither file is changed, and another reader is welcome; exact */
+#define OBD_UPPER_EXACT 2u /**< segments stay what was written: so what is made of them is as the original makes it */
+
+/** Makes both files, whole or not at all. -EEXIST when there is one already; index_path is needed for both kinds. */
+OBD_PUBLIC int obd_upper_create(const char *data_path, const char *index_path, const struct obd_upper_options *options,
+				struct obd_error *err);
+/**
+ * index_path may be NULL or "" for a sparse one. What a crash has left is put right: a torn tail is cut, and after a
+ * power cut what no flush has confirmed. -EBUSY while another process has it open for writing.
+ */
+OBD_PUBLIC int obd_upper_open(const char *data_path, const char *index_path, uint32_t flags, struct obd_upper **ret,
+			      struct obd_error *err);
+/** Flushes and closes; 0 or what the flush says. The handle is gone either way. */
+OBD_PUBLIC int obd_upper_close(struct obd_upper *upper, struct obd_error *err);
+OBD_PUBLIC void obd_upper_info(struct obd_upper *upper, struct obd_upper_info *ret);
+/** Appends index and trailer to the data file, which then is a read-only layer. Nothing may be written any more. */
+OBD_PUBLIC int obd_upper_seal(struct obd_upper *upper, struct obd_error *err);
+/** States another virtual size in the headers, synced; what lies beyond a smaller one stays in the index. */
+OBD_PUBLIC int obd_upper_resize(struct obd_upper *upper, uint64_t virtual_size, struct obd_error *err);
+
 /* ---- image: a stack of layers, read as one disk ---- */
 
 enum obd_engine { OBD_ENGINE_PSYNC = 0, OBD_ENGINE_LIBAIO = 1, OBD_ENGINE_POSIX_AIO = 2 };
@@ -185,8 +230,10 @@ struct obd_image_info {
 	uint64_t segments;     /**< of the merged index */
 	uint64_t mapped;       /**< bytes that come from a layer (zeroed segments not counted) */
 	uint64_t memory;       /**< bytes held for the merged index and its lookup table */
-	uint32_t layers;
+	uint32_t layers;       /**< without the writable one */
 	uint32_t engine;
+	uint32_t writable; /**< 1: it has a writable layer */
+	uint32_t discard;  /**< 1: discarded ranges read as zeros */
 };
 
 /** Counters since creation; they only grow. */
@@ -199,23 +246,40 @@ struct obd_image_stats {
 	uint64_t inflight_max;			/**< most reads in flight towards the disk at one moment */
 	uint64_t blocks_decoded, block_hits;	/**< ZFile blocks decoded; blocks found decoded */
 	uint64_t slow_reads;
-	uint64_t threads; /**< helper threads alive now */
+	uint64_t in_place; /**< reads of layer files that found the bytes in the page cache and copied nothing */
+	uint64_t threads;  /**< helper threads alive now */
+	uint64_t writes, write_bytes, discards, flushes;
 };
 
 struct obd_image;
 /**
- * layers[0] is the lowest. Owns the layers from a successful return on; on failure they stay the caller's.
- * name is what log lines call the image. events may be NULL.
+ * layers[0] is the lowest; upper, over them all, may be NULL, and needs no layers. Owns them from a successful return
+ * on; on failure they stay the caller's. An upper without a size is given that of the layers. name is what log lines
+ * call the image. events may be NULL.
  */
-OBD_PUBLIC int obd_image_create(struct obd_layer **layers, uint32_t count, const struct obd_image_options *options,
-				struct obd_events *events, const char *name, struct obd_image **ret,
-				struct obd_error *err);
-/** No request may be in flight. Joins the helpers, closes the layers. */
+OBD_PUBLIC int obd_image_create(struct obd_layer **layers, uint32_t count, struct obd_upper *upper,
+				const struct obd_image_options *options, struct obd_events *events, const char *name,
+				struct obd_image **ret, struct obd_error *err);
+/** No request may be in flight. Joins the helpers, closes the layers; a flush that fails then is only reported. */
 OBD_PUBLIC void obd_image_destroy(struct obd_image *image);
 OBD_PUBLIC void obd_image_info(const struct obd_image *image, struct obd_image_info *ret);
 OBD_PUBLIC void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret);
 /** Blocking read of any alignment. count or -errno; -EINVAL beyond the virtual size. */
 OBD_PUBLIC int64_t obd_image_pread(struct obd_image *image, void *buf, size_t count, uint64_t offset);
+/** Blocking write of whole sectors, count or -errno; in the page cache when it returns. -EROFS without an upper. */
+OBD_PUBLIC int64_t obd_image_pwrite(struct obd_image *image, const void *buf, size_t count, uint64_t offset);
+/** The range, whole sectors, reads as zeros from now on. */
+OBD_PUBLIC int obd_image_discard(struct obd_image *image, uint64_t offset, uint64_t count);
+/** What was written before is on the disk when it returns. */
+OBD_PUBLIC int obd_image_flush(struct obd_image *image);
+/**
+ * The writable layer is sealed and becomes the topmost read-only one; next, which is new, takes its place. Reads go on,
+ * writes wait meanwhile. Between the two, unless they are NULL, file config_from is renamed to config_to: whoever opens
+ * the image after a crash finds a config that fits its files. Owns next from a successful return on; after a failure
+ * the image goes on as it was.
+ */
+OBD_PUBLIC int obd_image_snapshot(struct obd_image *image, struct obd_upper *next, const char *config_from,
+				  const char *config_to, struct obd_error *err);
 /** The next mapped range at or after offset, [*start, *end), clamped to the virtual size. 1 found, 0 none. */
 OBD_PUBLIC int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t *start, uint64_t *end);
 /** Requests that wait for missing bytes end with this errno, now and from now on. */
@@ -233,7 +297,7 @@ struct obd_tcmu_options {
 	uint64_t map;	     /**< address of the shared mapping (mailbox, ring, data area) */
 	uint64_t map_size;
 	uint32_t max_transfer;	 /**< bytes a command may carry, for VPD B0; 0 = no limit reported */
-	uint32_t read_only;	 /**< 1: writes fail as write-protected, no discard is offered */
+	uint32_t read_only;	 /**< 1: writes fail as write-protected, as they do when the image has no upper */
 	const char *serial_path; /**< configfs wwn/vpd_unit_serial, read at each INQUIRY; NULL = none */
 	const char *cfgstring;	 /**< for the vendor-specific designator of VPD 83 */
 };
@@ -241,6 +305,7 @@ struct obd_tcmu_options {
 struct obd_tcmu_stats {
 	uint64_t wakeups, commands, reads, others, rejected, notifies;
 	uint64_t inflight; /**< now */
+	uint64_t writes;
 };
 
 struct obd_tcmu;

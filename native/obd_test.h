@@ -36,4 +36,23 @@ OBD_PUBLIC int obd_test_crc32c(unsigned version, const void *data, size_t count,
 /** Reads the unwrapped LSMT stream; count or -errno, -EINVAL beyond its end. */
 OBD_PUBLIC int64_t obd_test_layer_pread(const struct obd_layer *layer, void *buf, size_t count, uint64_t offset);
 
+/* ---- upper: test_upper_index.c, upper_checkpoint.c, upper_flush.c ---- */
+
+struct obd_upper_index;
+OBD_PUBLIC int obd_test_upper_index_create(int exact, struct obd_upper_index **ret);
+OBD_PUBLIC void obd_test_upper_index_destroy(struct obd_upper_index *index);
+/** lost[0, 2 * room) gets (msector, sectors) of what nobody can reach any more; how many there were, or -errno. */
+OBD_PUBLIC int obd_test_upper_index_set(struct obd_upper_index *index, uint64_t sector, uint64_t length, uint64_t map,
+					uint64_t *lost, unsigned room);
+OBD_PUBLIC int obd_test_upper_index_unset(struct obd_upper_index *index, uint64_t sector, uint64_t end);
+OBD_PUBLIC unsigned obd_test_upper_index_find(const struct obd_upper_index *index, uint64_t sector, uint64_t end,
+					      uint64_t *keys, uint64_t *maps, unsigned count);
+OBD_PUBLIC void obd_test_upper_index_totals(const struct obd_upper_index *index, uint64_t *segments, uint64_t *mapped,
+					    uint64_t *memory);
+
+/** From now on this is another start of the kernel, 16 bytes; NULL: the real one again. */
+OBD_PUBLIC void obd_test_upper_boot(const uint8_t *boot);
+/** What is changed is flushed after so long; 0: after what it always is. For layers that are opened from now on. */
+OBD_PUBLIC void obd_test_upper_timer(unsigned ms);
+
 #endif

@@ -13,6 +13,7 @@
 #include "error.h"
 #include "image_private.h"
 #include "miss.h"
+#include "upper.h"
 
 /* A read that finds bytes missing goes on as a probe: so all that the piece lacks is asked for at once. */
 enum walk_mode { WALK_NOW, WALK_PLAN, WALK_FINISH, WALK_PROBE };
@@ -25,6 +26,7 @@ struct walk {
 	const struct iovec *iov;
 	size_t skip;
 	uint64_t done;	/**< bytes of the piece behind us */
+	bool in_place;	/**< pages may be touched */
 	bool streaming; /**< what follows the piece will be wanted next, on this thread */
 	/* planned reads */
 	struct obd_slot *slot;
@@ -33,6 +35,7 @@ struct walk {
 
 /* A plan is full; not an error, and never seen outside this file. */
 enum { PLAN_FULL = -ENOBUFS };
+enum { LONG_READ = 16 * 1024 /**< bytes that count for one read more */ };
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b)
 {
@@ -204,6 +207,19 @@ static int read_list(struct obd_worker *worker, const struct obd_layer *layer, i
 	return read_waiting(worker, layer, worker->iov, used, count, offset);
 }
 
+/* Where the range lies in the page cache; NULL: nowhere, or nobody knows. */
+static const uint8_t *find_in_place(struct walk *walk, const struct obd_layer *layer, uint64_t offset, uint64_t count)
+{
+	struct obd_pages *pages = layer->blob->pages;
+
+	if (!walk->in_place || !pages || offset > pages->size || count > pages->size - offset)
+		return NULL;
+	if (!obd_pages_seen(pages, offset, count) && !obd_pages_ask(pages, offset, count))
+		return NULL;
+	obd_count(&walk->worker->counters.in_place, 1);
+	return pages->bytes + offset;
+}
+
 /* ---- planning ---- */
 
 static int plan_read(struct walk *walk, const struct obd_layer *layer, uint64_t offset, uint64_t count, uint64_t blocks)
@@ -267,10 +283,14 @@ static int raw_data(struct walk *walk, const struct obd_layer *layer, uint64_t o
 {
 	offset += layer->base;
 	while (count) {
+		const uint8_t *there = walk->mode == WALK_NOW ? find_in_place(walk, layer, offset, count) : NULL;
 		uint64_t part = count;
 		int r;
 
-		if (walk->mode == WALK_NOW) {
+		if (there) {
+			out_copy(walk, there, count);
+			obd_pages_check(layer->blob->pages);
+		} else if (walk->mode == WALK_NOW) {
 			int used = 1;
 
 			if (out_room(walk) >= count)
@@ -404,16 +424,17 @@ static int zfile_fetch(struct walk *walk, const struct obd_layer *layer, uint64_
 			*stop = block + io->blocks;
 		return r;
 	}
-	if (*stop - block > 1 && walk->mode != WALK_PROBE) {
-		uint64_t fit = worker->stored_size / zfile->stored_max;
-
-		if (*stop - block > fit)
-			*stop = block + fit;
-	}
 	count = obd_zfile_at(zfile, *stop) - at;
 	if (walk->mode == WALK_PROBE) {
 		probe_read(walk, layer, layer->base + at, count);
 		return 0;
+	}
+	*bytes = find_in_place(walk, layer, layer->base + at, count);
+	if (*bytes)
+		return 0;
+	if (count > worker->stored_size) {
+		*stop = block + worker->stored_size / zfile->stored_max;
+		count = obd_zfile_at(zfile, *stop) - at;
 	}
 	if (walk->mode == WALK_PLAN)
 		return plan_read(walk, layer, layer->base + at, count, *stop - block);
@@ -473,18 +494,21 @@ static int zfile_data(struct walk *walk, const struct obd_layer *layer, uint64_t
 			offset += take;
 			count -= take;
 		}
+		if (walk->in_place && !zfile->verify && layer->blob->pages)
+			obd_pages_check(layer->blob->pages);
 	}
 	return 0;
 }
 
 /* ---- the merged index ---- */
 
-static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
+static int walk_lowers(struct walk *walk, uint64_t offset, uint64_t count)
 {
 	struct obd_image *image = walk->worker->image;
-	const struct obd_segments *segments = &image->index->segments;
+	const struct obd_index *index = obd_image_index(image);
+	const struct obd_segments *segments = &index->segments;
 	const uint64_t end = offset + count;
-	size_t i = obd_index_find(image->index, offset >> 9);
+	size_t i = obd_index_find(index, offset >> 9);
 
 	while (offset < end) {
 		uint64_t start = end, stop = end;
@@ -520,10 +544,56 @@ static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
 	return 0;
 }
 
-int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
+/* ---- a writable layer in front of it ---- */
+
+static int walk_segment(struct walk *walk, const struct obd_upper *upper, uint64_t key, uint64_t map, uint64_t offset,
+			uint64_t count)
+{
+	if (!obd_map_zeroed(map))
+		return raw_data(walk, &upper->layer,
+				(obd_map_msector(map) << 9) + (offset - (obd_key_sector(key) << 9)), count);
+	out_zero(walk, count);
+	return 0;
+}
+
+static int walk_upper(struct walk *walk, struct obd_upper *upper, uint64_t offset, uint64_t count)
+{
+	enum { FOUND = 16 };
+	const uint64_t end = offset + count;
+	unsigned found = FOUND;
+
+	while (offset < end && found == FOUND) {
+		uint64_t keys[FOUND], maps[FOUND];
+
+		found = obd_upper_find(upper, offset >> 9, (end + 511) >> 9, keys, maps, FOUND);
+		for (unsigned i = 0; i < found; i++) {
+			const uint64_t start = obd_key_sector(keys[i]) << 9;
+			const uint64_t stop = min_u64(obd_key_end(keys[i]) << 9, end);
+			int r = start > offset ? walk_lowers(walk, offset, start - offset) : 0;
+
+			if (start > offset)
+				offset = start;
+			if (!r)
+				r = walk_segment(walk, upper, keys[i], maps[i], offset, stop - offset);
+			if (r)
+				return r;
+			offset = stop;
+		}
+	}
+	return offset < end ? walk_lowers(walk, offset, end - offset) : 0;
+}
+
+static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
+{
+	struct obd_upper *upper = obd_image_upper(walk->worker->image);
+
+	return upper ? walk_upper(walk, upper, offset, count) : walk_lowers(walk, offset, count);
+}
+
+static int read_piece(struct obd_worker *worker, const struct obd_piece *piece, bool in_place)
 {
 	const uint64_t offset = piece->request->offset + piece->offset;
-	struct walk walk = {.worker = worker, .mode = WALK_NOW, .piece = piece};
+	struct walk walk = {.worker = worker, .mode = WALK_NOW, .piece = piece, .in_place = in_place};
 	int r;
 
 	worker->miss.file = NULL;
@@ -533,6 +603,61 @@ int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
 	out_seek(&walk, piece->request, piece->offset);
 	r = walk_range(&walk, offset, piece->count);
 	return walk.mode == WALK_PROBE && !r ? OBD_MISSING : r;
+}
+
+/* false: pages were not where they had been seen. */
+static bool read_guarded(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
+{
+	if (sigsetjmp(worker->guard.back, 0)) {
+		obd_image_forget(worker->image);
+		for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
+			worker->decoded[i].layer = NULL;
+		return false;
+	}
+	obd_guard_set(&worker->guard);
+	*ret = read_piece(worker, piece, true);
+	obd_guard_set(NULL);
+	return true;
+}
+
+/*
+ * Pages become memory of this process by being touched, and asking for them costs something. So only a worker with much
+ * to do reads in place.
+ */
+static bool is_busy(struct obd_worker *worker, uint64_t count)
+{
+	const uint64_t epoch = obd_image_epoch(worker->image);
+
+	if (worker->epoch != epoch) {
+		worker->epoch = epoch;
+		worker->reads = 0;
+	}
+	worker->reads += 1 + count / LONG_READ;
+	return worker->reads > worker->image->busy_reads;
+}
+
+/* What a writable image has found while it walks is neither freed nor punched before it leaves. */
+static int read_graced(struct obd_worker *worker, const struct obd_piece *piece)
+{
+	struct obd_grace *grace = &worker->image->grace;
+	const unsigned side = obd_grace_enter(grace);
+	const int r = read_piece(worker, piece, false);
+
+	obd_grace_leave(grace, side);
+	return r;
+}
+
+int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
+{
+	int r;
+
+	if (worker->image->writable)
+		return read_graced(worker, piece);
+	// What fails in place is read again by system calls, which can tell why.
+	if (worker->image->in_place && is_busy(worker, piece->count) && read_guarded(worker, piece, &r) &&
+	    (!r || r == -EAGAIN))
+		return r;
+	return read_piece(worker, piece, false);
 }
 
 int obd_read_plan(struct obd_worker *worker, struct obd_slot *slot)
@@ -558,25 +683,4 @@ int obd_read_finish(struct obd_worker *worker, struct obd_slot *slot)
 	r = walk_range(&walk, piece->request->offset + piece->offset + slot->done, slot->planned - slot->done);
 	slot->done = walk.done;
 	return r;
-}
-
-uint64_t obd_read_cut(const struct obd_image *image, uint64_t offset, uint64_t count)
-{
-	const struct obd_segments *segments = &image->index->segments;
-	const uint64_t end = offset + count;
-	const struct obd_layer *layer;
-	uint64_t start, in;
-	size_t i = obd_index_find(image->index, end >> 9);
-
-	if (i == segments->count)
-		return count;
-	start = obd_key_sector(segments->key[i]) << 9;
-	layer = image->layers[obd_map_layer(segments->map[i])];
-	if (start > end || obd_map_zeroed(segments->map[i]) || !layer->zfile)
-		return count;
-	in = ((obd_map_msector(segments->map[i]) << 9) + (end - start)) & (layer->zfile->block_size - 1);
-	/* the block begins in an earlier segment, or before this piece: nothing is won by moving */
-	if (in > end - start || in >= count)
-		return count;
-	return count - in;
 }

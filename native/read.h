@@ -3,6 +3,7 @@
 #define OBD_READ_H
 #include "image.h"
 #include "layer.h"
+#include "pages.h"
 
 /*
  * How one piece of a request becomes bytes in its iovec. Three ways through the same walk over the merged index:
@@ -26,7 +27,7 @@ struct obd_piece {
 /** Counters of one worker: written by it alone, read by anybody. */
 struct obd_counters {
 	uint64_t reads, read_bytes, zero_bytes, errors, inline_reads, disk_reads, disk_bytes, blocked, blocks_decoded,
-		block_hits, slow_reads;
+		block_hits, slow_reads, writes, write_bytes, discards, flushes, in_place;
 };
 
 static inline void obd_count(uint64_t *counter, uint64_t more)
@@ -54,6 +55,8 @@ struct obd_worker {
 	unsigned victim;
 	uint64_t expected; /**< where in the image its last piece ended: one that begins there makes a stream */
 	struct iovec iov[OBD_WORKER_IOV];
+	uint64_t epoch, reads; /**< reads since the image's epoch began */
+	struct obd_guard guard;
 	struct obd_error error; /**< why the last piece failed */
 	struct {
 		struct obd_cachefile *file; /**< NULL: nothing */
@@ -62,7 +65,8 @@ struct obd_worker {
 	struct {
 		const struct obd_layer *layer; /**< NULL: none */
 		uint64_t block;
-	} rejected; /**< the block of the last piece that is to be fetched anew */
+	} rejected;			  /**< the block of the last piece that is to be fetched anew */
+	const struct obd_piece *changing; /**< the change that reads what is below it */
 	struct obd_counters counters;
 	struct obd_worker *next; /**< all workers of the image, for the counters */
 	struct obd_worker *idle; /**< workers that obd_image_pread lends out */
@@ -104,6 +108,11 @@ int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece);
 int obd_read_plan(struct obd_worker *worker, struct obd_slot *slot);
 /** Delivers [done, planned) from the finished reads. */
 int obd_read_finish(struct obd_worker *worker, struct obd_slot *slot);
+
+/* ---- locate.c ---- */
+
+/** The piece will be read next: its first bytes may come closer meanwhile. */
+void obd_read_prefetch(const struct obd_worker *worker, const struct obd_piece *piece);
 /** Where a piece that wants to end near offset + count should end, so that no ZFile block is decoded twice. */
 uint64_t obd_read_cut(const struct obd_image *image, uint64_t offset, uint64_t count);
 

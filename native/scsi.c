@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A disk's answers: INQUIRY, READ CAPACITY, MODE SENSE and SELECT, reads, and refusals. What the kernel makes of the
- * disk (limits, discard, write protection, rotation) it concludes from these. REPORT LUNS, REQUEST SENSE and
- * reservations never arrive: the kernel's target core answers them.
+ * A disk's answers: INQUIRY, READ CAPACITY, MODE SENSE and SELECT, reads, changes, and refusals. What the kernel makes
+ * of the disk (limits, discard, write cache, write protection, rotation) it concludes from these. REPORT LUNS, REQUEST
+ * SENSE and reservations never arrive: the kernel's target core answers them.
  */
 #include "scsi.h"
 
@@ -15,6 +15,7 @@
 
 /* key << 16 | additional code << 8 | qualifier */
 enum sense {
+	WRITE_ERROR = 0x030c00,
 	UNRECOVERED_READ_ERROR = 0x031100,
 	PARAMETER_LIST_LENGTH = 0x051a00,
 	INVALID_OPCODE = 0x052000,
@@ -23,9 +24,11 @@ enum sense {
 	INVALID_FIELD_IN_PARAMETERS = 0x052600,
 	SAVING_NOT_SUPPORTED = 0x053900,
 	WRITE_PROTECTED = 0x072700,
+	NO_SPACE = 0x072707, /* the one the kernel makes ENOSPC of */
 };
 
 enum { SERIAL_MAX = 252, CFGSTRING_MAX = 251 }; /* a page's lengths are one byte */
+enum { DISCARD_UNIT = 4096, REPEAT_MAX = 8192 };
 
 static inline uint16_t get16(const uint8_t *p)
 {
@@ -116,6 +119,11 @@ void obd_scsi_read_failed(const struct obd_scsi *scsi, uint64_t offset, struct o
 		answer->sense[0] |= 0x80;
 		put32(answer->sense + 3, (uint32_t)block);
 	}
+}
+
+void obd_scsi_change_failed(int code, struct obd_scsi_answer *answer)
+{
+	fill_sense(answer, code == ENOSPC || code == EDQUOT ? NO_SPACE : code == EROFS ? WRITE_PROTECTED : WRITE_ERROR);
 }
 
 /* ---- INQUIRY ---- */
@@ -230,6 +238,14 @@ static size_t page_block_limits(const struct obd_scsi *scsi, uint8_t *page)
 	put16(page + 2, 0x3c);
 	page[4] = 1; /* WRITE SAME of no blocks is invalid */
 	put32(page + 8, scsi->max_transfer / scsi->block_size);
+	if (scsi->discard) {
+		put32(page + 20, UINT32_MAX); /* blocks an UNMAP may name ... */
+		put32(page + 24, 1);	      /* ... in one range */
+		put32(page + 28, DISCARD_UNIT / scsi->block_size);
+		put32(page + 32, UINT32_C(1) << 31); /* such units begin at block 0 */
+	}
+	if (!scsi->read_only)
+		put64(page + 36, UINT32_MAX); /* blocks of a WRITE SAME */
 	return 4 + 0x3c;
 }
 
@@ -240,9 +256,21 @@ static size_t page_characteristics(uint8_t *page)
 	return 4 + 0x3c;
 }
 
-static size_t page_provisioning(uint8_t *page)
+static size_t page_provisioning(const struct obd_scsi *scsi, uint8_t *page)
 {
+	enum {
+		UNMAP_WORKS = 0x80,
+		WRITE_SAME_16_WORKS = 0x40,
+		WRITE_SAME_10_WORKS = 0x20,
+		READS_ZEROS = 0x04,
+		THIN = 2
+	};
+
 	put16(page + 2, 4);
+	if (scsi->discard) {
+		page[5] = UNMAP_WORKS | WRITE_SAME_16_WORKS | WRITE_SAME_10_WORKS | READS_ZEROS;
+		page[6] = THIN;
+	}
 	return 8;
 }
 
@@ -272,7 +300,7 @@ static enum obd_scsi_verdict inquiry_page(const struct obd_scsi *scsi, const str
 		count = page_characteristics(page);
 		break;
 	case 0xb2:
-		count = page_provisioning(page);
+		count = page_provisioning(scsi, page);
 		break;
 	default:
 		return reject(answer, INVALID_FIELD_IN_CDB);
@@ -316,22 +344,38 @@ static enum obd_scsi_verdict capacity_16(const struct obd_scsi *scsi, const stru
 
 	put64(data, scsi->blocks - 1);
 	put32(data + 8, scsi->block_size);
+	if (scsi->discard)
+		data[14] = 0xc0; /* unmapped blocks are possible, and read as zeros */
 	return give(command, answer, data, sizeof(data), get32(command->cdb + 10));
 }
 
 /* ---- modes ---- */
 
-/* Error recovery, caching (no write cache), control. */
-static const uint8_t mode_pages[] = {
-	0x01, 10, 0, 0, 0, 0,	 0, 0, 0,    0,	   0, 0,			 /* */
-	0x08, 18, 0, 0, 0, 0,	 0, 0, 0,    0,	   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, /* */
-	0x0a, 10, 2, 0, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0,
-};
+enum { MODE_PAGES = 12 + 20 + 12 };
 
-/* The page of that code within mode_pages; NULL when there is none. */
-static const uint8_t *find_mode_page(unsigned code)
+/* Error recovery, caching, control. What is written is cached, by the page cache, wherever something can be written. */
+static void fill_mode_pages(const struct obd_scsi *scsi, uint8_t *pages)
 {
-	for (const uint8_t *page = mode_pages; page < mode_pages + sizeof(mode_pages); page += 2 + page[1])
+	enum { RECOVERY = 0, CACHING = 12, CONTROL = 32, WRITE_CACHE = 0x04 };
+
+	memset(pages, 0, MODE_PAGES);
+	pages[RECOVERY] = 0x01;
+	pages[RECOVERY + 1] = 10;
+	pages[CACHING] = 0x08;
+	pages[CACHING + 1] = 18;
+	if (!scsi->read_only)
+		pages[CACHING + 2] = WRITE_CACHE;
+	pages[CONTROL] = 0x0a;
+	pages[CONTROL + 1] = 10;
+	pages[CONTROL + 2] = 2;
+	pages[CONTROL + 5] = 0x40;
+	pages[CONTROL + 8] = pages[CONTROL + 9] = 0xff;
+}
+
+/* The page of that code within pages; NULL when there is none. */
+static const uint8_t *find_mode_page(const uint8_t *pages, unsigned code)
+{
+	for (const uint8_t *page = pages; page < pages + MODE_PAGES; page += 2 + page[1])
 		if (page[0] == code)
 			return page;
 	return NULL;
@@ -344,15 +388,17 @@ static enum obd_scsi_verdict mode_sense(const struct obd_scsi *scsi, const struc
 	const bool ten = command->cdb[0] == MODE_SENSE_10;
 	const unsigned code = command->cdb[2] & 0x3f, control = command->cdb[2] >> 6, subpage = command->cdb[3];
 	const size_t head = ten ? 8 : 4, allocated = ten ? get16(command->cdb + 7) : command->cdb[4];
-	const uint8_t *page = code == ALL ? mode_pages : find_mode_page(code);
-	uint8_t data[8 + sizeof(mode_pages)] = {0};
+	uint8_t data[8 + MODE_PAGES] = {0}, pages[MODE_PAGES];
+	const uint8_t *page;
 	size_t count;
 
+	fill_mode_pages(scsi, pages);
+	page = code == ALL ? pages : find_mode_page(pages, code);
 	if (control == SAVED)
 		return reject(answer, SAVING_NOT_SUPPORTED);
 	if (!page || (subpage && !(code == ALL && subpage == 0xff)))
 		return reject(answer, INVALID_FIELD_IN_CDB);
-	count = code == ALL ? sizeof(mode_pages) : 2u + page[1];
+	count = code == ALL ? MODE_PAGES : 2u + page[1];
 	memcpy(data + head, page, count);
 	if (control == CHANGEABLE) /* nothing is */
 		for (uint8_t *at = data + head; at < data + head + count; at += 2 + at[1])
@@ -384,11 +430,12 @@ static size_t take(const struct obd_scsi_command *command, uint8_t *data, size_t
 }
 
 /* Accepted as long as it changes nothing: modes are what they are. */
-static enum obd_scsi_verdict mode_select(const struct obd_scsi_command *command, struct obd_scsi_answer *answer)
+static enum obd_scsi_verdict mode_select(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
+					 struct obd_scsi_answer *answer)
 {
 	const bool ten = command->cdb[0] == MODE_SELECT_10;
 	const size_t head = ten ? 8 : 4, count = ten ? get16(command->cdb + 7) : command->cdb[4];
-	uint8_t data[8 + sizeof(mode_pages)];
+	uint8_t data[8 + MODE_PAGES], pages[MODE_PAGES];
 	size_t at = head;
 
 	if (!(command->cdb[1] & 0x10) || command->cdb[1] & 0x01) /* pages of the standard's format; nothing saved */
@@ -401,8 +448,9 @@ static enum obd_scsi_verdict mode_select(const struct obd_scsi_command *command,
 		return reject(answer, PARAMETER_LIST_LENGTH);
 	if (ten ? get16(data + 6) : data[3]) /* block descriptors: the block size is what it is */
 		return reject(answer, INVALID_FIELD_IN_PARAMETERS);
+	fill_mode_pages(scsi, pages);
 	while (at < count) {
-		const uint8_t *page = find_mode_page(data[at] & 0x7f);
+		const uint8_t *page = find_mode_page(pages, data[at] & 0x7f);
 
 		if (!page)
 			return reject(answer, INVALID_FIELD_IN_CDB);
@@ -415,10 +463,11 @@ static enum obd_scsi_verdict mode_select(const struct obd_scsi_command *command,
 	return good(answer);
 }
 
-static enum obd_scsi_verdict report_opcodes(const struct obd_scsi_command *command, struct obd_scsi_answer *answer)
+static enum obd_scsi_verdict report_opcodes(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
+					    struct obd_scsi_answer *answer)
 {
 	uint8_t data[OBD_SCSI_OPCODES_MAX];
-	size_t count = obd_scsi_report_opcodes(command->cdb, data);
+	size_t count = obd_scsi_report_opcodes(command->cdb, !scsi->read_only, data);
 
 	return count ? give(command, answer, data, count, get32(command->cdb + 6))
 		     : reject(answer, INVALID_FIELD_IN_CDB);
@@ -444,6 +493,91 @@ static enum obd_scsi_verdict read_blocks(const struct obd_scsi *scsi, const stru
 	return OBD_SCSI_READ;
 }
 
+/* ---- changes ---- */
+
+static enum obd_scsi_verdict write_blocks(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
+					  uint64_t first, uint64_t blocks, struct obd_scsi_answer *answer,
+					  uint64_t *offset, uint64_t *count)
+{
+	enum { FORCE_UNIT_ACCESS = 0x08 };
+
+	if (scsi->read_only)
+		return reject(answer, WRITE_PROTECTED);
+	/* protection information; or what MODE SENSE does not offer: whoever wants it flushes */
+	if (command->cdb[0] != WRITE_6 && (command->cdb[1] >> 5 || command->cdb[1] & FORCE_UNIT_ACCESS))
+		return reject(answer, INVALID_FIELD_IN_CDB);
+	if (first > scsi->blocks || blocks > scsi->blocks - first)
+		return reject(answer, OUT_OF_RANGE);
+	*offset = first * scsi->block_size;
+	*count = blocks * scsi->block_size;
+	if (*count > command->data_count)
+		return reject(answer, INVALID_FIELD_IN_CDB);
+	return *count ? OBD_SCSI_WRITE : good(answer);
+}
+
+static bool is_zero(const uint8_t *data, size_t count)
+{
+	return !data[0] && !memcmp(data, data + 1, count - 1);
+}
+
+/* With the UNMAP bit, without data, or with a block of zeros it is a discard: that reads as zeros. */
+static enum obd_scsi_verdict write_same(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
+					uint64_t first, uint64_t blocks, struct obd_scsi_answer *answer,
+					uint64_t *offset, uint64_t *count)
+{
+	enum { UNMAP_BIT = 0x08, NO_DATA = 0x01, ANCHOR = 0x10 };
+	const uint8_t flags = command->cdb[1];
+	const bool none = command->cdb[0] == WRITE_SAME_16 && flags & NO_DATA;
+
+	if (scsi->read_only)
+		return reject(answer, WRITE_PROTECTED);
+	if (flags >> 5 || flags & ANCHOR || !blocks || (flags & UNMAP_BIT && !scsi->discard))
+		return reject(answer, INVALID_FIELD_IN_CDB);
+	if (first > scsi->blocks || blocks > scsi->blocks - first)
+		return reject(answer, OUT_OF_RANGE);
+	*offset = first * scsi->block_size;
+	*count = blocks * scsi->block_size;
+	if (none)
+		return OBD_SCSI_DISCARD;
+	if (!command->iov_count || command->iov[0].iov_len < scsi->block_size)
+		return reject(answer, INVALID_FIELD_IN_CDB);
+	if (is_zero(command->iov[0].iov_base, scsi->block_size))
+		return OBD_SCSI_DISCARD;
+	if (flags & UNMAP_BIT || blocks > REPEAT_MAX)
+		return reject(answer, INVALID_FIELD_IN_CDB);
+	return OBD_SCSI_REPEAT;
+}
+
+static enum obd_scsi_verdict unmap(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
+				   struct obd_scsi_answer *answer, uint64_t *offset, uint64_t *count)
+{
+	enum { HEAD = 8, DESCRIPTOR = 16, ANCHOR = 0x01 };
+	const size_t length = get16(command->cdb + 7);
+	uint8_t data[HEAD + DESCRIPTOR];
+	uint64_t first;
+
+	if (scsi->read_only)
+		return reject(answer, WRITE_PROTECTED);
+	if (!scsi->discard || command->cdb[1] & ANCHOR)
+		return reject(answer, INVALID_FIELD_IN_CDB);
+	if (!length)
+		return good(answer);
+	if (length < HEAD || take(command, data, sizeof(data)) < (length < sizeof(data) ? length : sizeof(data)))
+		return reject(answer, PARAMETER_LIST_LENGTH);
+	if (get16(data + 2) < DESCRIPTOR)
+		return good(answer);
+	if (get16(data + 2) >= 2 * DESCRIPTOR)
+		return reject(answer, INVALID_FIELD_IN_PARAMETERS);
+	if (length < sizeof(data))
+		return reject(answer, PARAMETER_LIST_LENGTH);
+	first = get64(data + HEAD);
+	*count = (uint64_t)get32(data + HEAD + 8) * scsi->block_size;
+	if (first > scsi->blocks || *count / scsi->block_size > scsi->blocks - first)
+		return reject(answer, OUT_OF_RANGE);
+	*offset = first * scsi->block_size;
+	return *count ? OBD_SCSI_DISCARD : good(answer);
+}
+
 enum obd_scsi_verdict obd_scsi_execute(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
 				       struct obd_scsi_answer *answer, uint64_t *offset, uint64_t *count)
 {
@@ -459,9 +593,24 @@ enum obd_scsi_verdict obd_scsi_execute(const struct obd_scsi *scsi, const struct
 		return read_blocks(scsi, command, get32(cdb + 2), get32(cdb + 6), answer, offset, count);
 	case READ_16:
 		return read_blocks(scsi, command, get64(cdb + 2), get32(cdb + 10), answer, offset, count);
-	case TEST_UNIT_READY:
-	case SYNCHRONIZE_CACHE_10: /* nothing is ever unwritten */
+	case WRITE_6:
+		return write_blocks(scsi, command, get32(cdb) & 0x1fffff, cdb[4] ? cdb[4] : 256, answer, offset, count);
+	case WRITE_10:
+		return write_blocks(scsi, command, get32(cdb + 2), get16(cdb + 7), answer, offset, count);
+	case WRITE_12:
+		return write_blocks(scsi, command, get32(cdb + 2), get32(cdb + 6), answer, offset, count);
+	case WRITE_16:
+		return write_blocks(scsi, command, get64(cdb + 2), get32(cdb + 10), answer, offset, count);
+	case WRITE_SAME_10:
+		return write_same(scsi, command, get32(cdb + 2), get16(cdb + 7), answer, offset, count);
+	case WRITE_SAME_16:
+		return write_same(scsi, command, get64(cdb + 2), get32(cdb + 10), answer, offset, count);
+	case UNMAP:
+		return unmap(scsi, command, answer, offset, count);
+	case SYNCHRONIZE_CACHE_10:
 	case SYNCHRONIZE_CACHE_16:
+		return scsi->read_only ? good(answer) : OBD_SCSI_FLUSH; /* nothing there is ever unwritten */
+	case TEST_UNIT_READY:
 		return good(answer);
 	case INQUIRY:
 		return inquiry(scsi, command, answer);
@@ -470,7 +619,7 @@ enum obd_scsi_verdict obd_scsi_execute(const struct obd_scsi *scsi, const struct
 		return mode_sense(scsi, command, answer);
 	case MODE_SELECT_6:
 	case MODE_SELECT_10:
-		return mode_select(command, answer);
+		return mode_select(scsi, command, answer);
 	case READ_CAPACITY_10:
 		return capacity_10(scsi, command, answer);
 	case SERVICE_ACTION_IN_16:
@@ -479,18 +628,11 @@ enum obd_scsi_verdict obd_scsi_execute(const struct obd_scsi *scsi, const struct
 		return reject(answer, INVALID_OPCODE);
 	case MAINTENANCE_IN:
 		if ((cdb[1] & 0x1f) == REPORT_SUPPORTED_OPERATION_CODES)
-			return report_opcodes(command, answer);
+			return report_opcodes(scsi, command, answer);
 		return reject(answer, INVALID_OPCODE);
-	case WRITE_6:
-	case WRITE_10:
-	case WRITE_12:
-	case WRITE_16:
 	case WRITE_VERIFY_10:
 	case WRITE_VERIFY_12:
 	case WRITE_VERIFY_16:
-	case WRITE_SAME_10:
-	case WRITE_SAME_16:
-	case UNMAP:
 		return reject(answer, scsi->read_only ? WRITE_PROTECTED : INVALID_OPCODE);
 	default:
 		return reject(answer, INVALID_OPCODE);

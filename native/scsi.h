@@ -16,6 +16,7 @@ struct obd_scsi {
 	uint32_t block_size;
 	uint32_t max_transfer; /**< bytes a command may carry, 0 = no limit */
 	bool read_only;
+	bool discard;		 /**< discarded blocks read as zeros */
 	const char *serial_path; /**< configfs file, read when asked for; NULL = no serial */
 	const char *cfgstring;
 };
@@ -40,11 +41,17 @@ enum obd_scsi_verdict {
 	OBD_SCSI_ANSWERED, /**< *answer is complete */
 	OBD_SCSI_REJECTED, /**< likewise, with an error */
 	OBD_SCSI_READ,	   /**< fill iov with [*offset, *offset + *count), count > 0 and at most data_count */
+	OBD_SCSI_WRITE,	   /**< likewise, from iov, which holds it all */
+	OBD_SCSI_REPEAT,   /**< the block that iov[0] begins with goes to every block of the range */
+	OBD_SCSI_DISCARD,  /**< the range shall read as zeros */
+	OBD_SCSI_FLUSH,	   /**< whatever was written shall last */
 };
 
 enum obd_scsi_verdict obd_scsi_execute(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
 				       struct obd_scsi_answer *answer, uint64_t *offset, uint64_t *count);
 /** The answer to a read that failed in the block of offset. */
 void obd_scsi_read_failed(const struct obd_scsi *scsi, uint64_t offset, struct obd_scsi_answer *answer);
+/** The answer to anything else that failed with this errno. */
+void obd_scsi_change_failed(int code, struct obd_scsi_answer *answer);
 
 #endif

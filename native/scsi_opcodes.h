@@ -42,6 +42,6 @@ enum { OBD_SCSI_OPCODES_MAX = 512 };
 /**
  * The answer to REPORT SUPPORTED OPERATION CODES in data[0, OBD_SCSI_OPCODES_MAX); its bytes, 0 for an invalid field.
  */
-size_t obd_scsi_report_opcodes(const uint8_t *cdb, uint8_t *data);
+size_t obd_scsi_report_opcodes(const uint8_t *cdb, bool writable, uint8_t *data);
 
 #endif

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The front end of one TCMU device. One thread takes commands from the ring, answers what needs no data, and submits
- * the reads; whoever finishes a read writes its answer into the ring at once, and the kernel is told of several
+ * the rest; whoever finishes a request writes its answer into the ring at once, and the kernel is told of several
  * together where that costs no latency:
  *
  *     taken ---> answered at once ---------------------------.
- *        `-----> read: submitted ---> done(), any thread ----+--> ring_lock: into the ring --> notify()
+ *        `-----> submitted ---> done(), any thread ----------+--> ring_lock: into the ring --> notify()
  *
  * Locks: ring_lock guards the ring's tail and the list of free commands, for the copy of one answer; nothing is taken
  * under it. Telling the kernel needs none: `unsaid` is set behind each answer, and who swaps it to 0 writes.
@@ -26,7 +26,7 @@
 #include "scsi.h"
 
 enum {
-	BATCH = 64,	   /* reads submitted at once */
+	BATCH = 64,	   /* requests submitted at once */
 	INLINE_IOV = 8,	   /* of a command's own; longer lists are allocated once and kept */
 	CHUNK = 32,	   /* commands allocated together */
 	NOTIFY_NS = 20000, /* answers wait at most about this long for others to be told with them */
@@ -117,19 +117,23 @@ static void complete(struct obd_tcmu *tcmu, struct command *command, const struc
 }
 
 /* Any thread. The device's own tells the kernel later, in serve(); another one leaves it to it when it is soon. */
-static void read_done(struct obd_request *request)
+static void request_done(struct obd_request *request)
 {
 	struct command *command = (struct command *)request;
 	struct obd_tcmu *tcmu = command->tcmu;
-	struct obd_scsi_answer answer = {.status = OBD_SCSI_GOOD, .read_count = (uint32_t)request->count};
+	struct obd_scsi_answer answer = {.status = OBD_SCSI_GOOD};
 
 	if (request->result == -ECANCELED) {
 		/* the device goes, or whoever serves it next is asked again: the command stays unanswered */
 		__atomic_sub_fetch(&tcmu->inflight, 1, __ATOMIC_RELEASE);
 		return;
 	}
-	if (request->result)
+	if (request->op != OBD_READ && request->result)
+		obd_scsi_change_failed(-request->result, &answer);
+	else if (request->result)
 		obd_scsi_read_failed(&tcmu->scsi, request->offset, &answer);
+	else if (request->op == OBD_READ)
+		answer.read_count = (uint32_t)request->count;
 	complete(tcmu, command, &answer);
 	if (serving != tcmu && (!__atomic_load_n(&tcmu->looking, __ATOMIC_SEQ_CST) || notify_is_due(tcmu)))
 		notify(tcmu);
@@ -159,6 +163,20 @@ static bool more_commands(struct obd_tcmu *tcmu)
 	return true;
 }
 
+/* false: no memory; the list is as it was. */
+static bool grow_iovec(struct command *command, unsigned count)
+{
+	struct iovec *iov = malloc(count * sizeof(*iov));
+
+	if (!iov)
+		return false;
+	if (command->iov != command->own)
+		free(command->iov);
+	command->iov = iov;
+	command->iov_room = count;
+	return true;
+}
+
 static struct command *new_command(struct obd_tcmu *tcmu, unsigned iov_count)
 {
 	struct command *command;
@@ -171,20 +189,12 @@ static struct command *new_command(struct obd_tcmu *tcmu, unsigned iov_count)
 		command = NULL;
 	}
 	pthread_mutex_unlock(&tcmu->ring_lock);
-	if (command && iov_count > command->iov_room) {
-		struct iovec *iov = malloc(iov_count * sizeof(*iov));
-
-		if (!iov) {
-			pthread_mutex_lock(&tcmu->ring_lock);
-			command->next = tcmu->free_commands;
-			tcmu->free_commands = command;
-			pthread_mutex_unlock(&tcmu->ring_lock);
-			return NULL;
-		}
-		if (command->iov != command->own)
-			free(command->iov);
-		command->iov = iov;
-		command->iov_room = iov_count;
+	if (command && iov_count > command->iov_room && !grow_iovec(command, iov_count)) {
+		pthread_mutex_lock(&tcmu->ring_lock);
+		command->next = tcmu->free_commands;
+		tcmu->free_commands = command;
+		pthread_mutex_unlock(&tcmu->ring_lock);
+		return NULL;
 	}
 	return command;
 }
@@ -204,12 +214,62 @@ static unsigned trim_iovec(struct command *command, uint64_t wanted)
 	return used;
 }
 
-/* 1: *ret is a read to submit; 0: it was answered; -errno. */
+/* The block that the iovec begins with, as often as it fits into count bytes. 0: no memory. */
+static unsigned repeat_iovec(struct command *command, size_t block_size, uint64_t count)
+{
+	const struct iovec block = {command->iov[0].iov_base, block_size};
+	const unsigned blocks = (unsigned)(count / block_size);
+
+	if (blocks > command->iov_room && !grow_iovec(command, blocks))
+		return 0;
+	for (unsigned i = 0; i < blocks; i++)
+		command->iov[i] = block;
+	return blocks;
+}
+
+/* false: no memory. */
+static bool fill_request(struct obd_tcmu *tcmu, struct command *command, enum obd_scsi_verdict verdict, uint64_t offset,
+			 uint64_t bytes)
+{
+	static const enum obd_op ops[] = {
+		[OBD_SCSI_READ] = OBD_READ,	  [OBD_SCSI_WRITE] = OBD_WRITE, [OBD_SCSI_REPEAT] = OBD_WRITE,
+		[OBD_SCSI_DISCARD] = OBD_DISCARD, [OBD_SCSI_FLUSH] = OBD_FLUSH,
+	};
+	struct obd_request *request = &command->request;
+
+	request->op = ops[verdict];
+	request->offset = offset;
+	request->count = bytes;
+	request->iov_count = 0;
+	request->done = request_done;
+	if (verdict == OBD_SCSI_REPEAT)
+		request->iov_count = repeat_iovec(command, tcmu->scsi.block_size, bytes);
+	else if (verdict == OBD_SCSI_READ || verdict == OBD_SCSI_WRITE)
+		request->iov_count = trim_iovec(command, bytes);
+	request->iov = command->iov;
+	return verdict != OBD_SCSI_REPEAT || request->iov_count;
+}
+
+static uint64_t *counter_of(struct obd_tcmu *tcmu, enum obd_scsi_verdict verdict)
+{
+	switch (verdict) {
+	case OBD_SCSI_READ:
+		return &tcmu->stats.reads;
+	case OBD_SCSI_WRITE:
+	case OBD_SCSI_REPEAT:
+		return &tcmu->stats.writes;
+	case OBD_SCSI_REJECTED:
+		return &tcmu->stats.rejected;
+	default:
+		return &tcmu->stats.others;
+	}
+}
+
+/* 1: *ret is a request to submit; 0: it was answered; -errno. */
 static int begin_command(struct obd_tcmu *tcmu, struct command *command, const struct obd_ring_entry *entry,
 			 struct obd_request **ret)
 {
 	struct obd_scsi_command *scsi = &command->scsi;
-	struct obd_request *request = &command->request;
 	struct obd_scsi_answer answer;
 	enum obd_scsi_verdict verdict;
 	uint64_t offset = 0, bytes = 0;
@@ -224,20 +284,16 @@ static int begin_command(struct obd_tcmu *tcmu, struct command *command, const s
 		return r;
 	count(&tcmu->stats.commands);
 	verdict = obd_scsi_execute(&tcmu->scsi, scsi, &answer, &offset, &bytes);
-	if (verdict != OBD_SCSI_READ) {
-		count(verdict == OBD_SCSI_REJECTED ? &tcmu->stats.rejected : &tcmu->stats.others);
-		complete(tcmu, command, &answer);
-		return 0;
+	count(counter_of(tcmu, verdict));
+	if (verdict > OBD_SCSI_REJECTED) {
+		if (fill_request(tcmu, command, verdict, offset, bytes)) {
+			*ret = &command->request;
+			return 1;
+		}
+		answer = (struct obd_scsi_answer){.status = OBD_SCSI_TASK_SET_FULL}; /* try again */
 	}
-	count(&tcmu->stats.reads);
-	request->op = OBD_READ;
-	request->offset = offset;
-	request->count = bytes;
-	request->iov = command->iov;
-	request->iov_count = trim_iovec(command, bytes);
-	request->done = read_done;
-	*ret = request;
-	return 1;
+	complete(tcmu, command, &answer);
+	return 0;
 }
 
 /* Takes what is in the ring and submits it. Commands taken, or -errno for a ring that cannot be read on. */
@@ -245,11 +301,11 @@ static int take_commands(struct obd_tcmu *tcmu, bool *starved)
 {
 	struct obd_request *batch[BATCH];
 	struct obd_ring_entry entry;
-	unsigned reads = 0;
+	unsigned requests = 0;
 	int r = 0, taken = 0;
 
 	*starved = false;
-	while (reads < BATCH && (r = obd_ring_next(&tcmu->ring, &entry)) > 0) {
+	while (requests < BATCH && (r = obd_ring_next(&tcmu->ring, &entry)) > 0) {
 		struct command *command = new_command(tcmu, entry.iov_count);
 
 		if (!command) {
@@ -257,15 +313,15 @@ static int take_commands(struct obd_tcmu *tcmu, bool *starved)
 			*starved = true;
 			break;
 		}
-		r = begin_command(tcmu, command, &entry, &batch[reads]);
+		r = begin_command(tcmu, command, &entry, &batch[requests]);
 		if (r < 0)
 			break;
-		reads += (unsigned)r;
+		requests += (unsigned)r;
 		taken++;
 	}
-	if (reads) {
-		__atomic_add_fetch(&tcmu->inflight, reads, __ATOMIC_RELAXED);
-		obd_image_submit(tcmu->image, tcmu->worker, batch, reads);
+	if (requests) {
+		__atomic_add_fetch(&tcmu->inflight, requests, __ATOMIC_RELAXED);
+		obd_image_submit(tcmu->image, tcmu->worker, batch, requests);
 	}
 	return r < 0 ? r : taken;
 }
@@ -282,7 +338,7 @@ static int wait_for_commands(struct obd_tcmu *tcmu, bool starved)
 	/* from here on whoever answers tells the kernel; what was answered before is told now */
 	__atomic_store_n(&tcmu->looking, false, __ATOMIC_SEQ_CST);
 	notify(tcmu);
-	if (poll(fds, 2, starved ? STARVED_MS : -1) < 0 && errno != EINTR)
+	if (poll(fds, 2, starved ? STARVED_MS : obd_image_rest(tcmu->image)) < 0 && errno != EINTR)
 		return -errno;
 	__atomic_store_n(&tcmu->looking, true, __ATOMIC_SEQ_CST);
 	if (!fds[0].revents)
@@ -371,7 +427,8 @@ void obd_tcmu_stats(const struct obd_tcmu *tcmu, struct obd_tcmu_stats *ret)
 
 static int describe_disk(struct obd_tcmu *tcmu, const struct obd_tcmu_options *options, struct obd_error *err)
 {
-	const uint64_t size = obd_image_geometry(tcmu->image)->virtual_size;
+	const struct obd_image_info *info = obd_image_geometry(tcmu->image);
+	const uint64_t size = info->virtual_size;
 
 	if (options->block_size != 512 && options->block_size != 4096)
 		return obd_fail(err, EINVAL, "hw_block_size: %u is neither 512 nor 4096", options->block_size);
@@ -386,7 +443,8 @@ static int describe_disk(struct obd_tcmu *tcmu, const struct obd_tcmu_options *o
 		.blocks = size / options->block_size,
 		.block_size = options->block_size,
 		.max_transfer = options->max_transfer,
-		.read_only = options->read_only != 0,
+		.read_only = options->read_only || !info->writable,
+		.discard = !options->read_only && info->discard,
 		.serial_path = tcmu->serial_path,
 		.cfgstring = tcmu->cfgstring,
 	};

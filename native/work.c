@@ -6,13 +6,14 @@
  *     helpers                  what the front end's thread would take too long over, on the other cores
  *     more threads, on demand  pieces that wait for the disk, one thread each, up to options.depth
  *
- * All three are the same loop. Threads start when there is work for them and end after ten idle seconds, so an idle
+ * All three are the same loop. Threads start when there is work for them and end after some idle seconds, so an idle
  * device has none. One-piece requests are served before longer ones: a long command does not delay a short one.
  */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 
+#include "change.h"
 #include "image_private.h"
 #include "miss.h"
 
@@ -20,7 +21,6 @@ enum {
 	PIECE = 128 * 1024,
 	CLAIM_MAX = 4, /* small pieces taken under one lock */
 	BULK_TURN = 8, /* every so many small pieces a bulk one is served */
-	IDLE_S = 10,
 	STACK = 256 * 1024,
 	WORTH_A_WAKE_US = 12, /* waking a sleeping thread costs about this much until it works */
 	SPIN_MAX_US = 60,
@@ -171,6 +171,8 @@ static bool claim_work(struct obd_image *image, struct claim *claim, bool helper
 	if (image->engine) {
 		claim->slot = work->free_slots;
 		work->free_slots = claim->slot->next;
+		work->slots_used++;
+		work->slots_taken++;
 	}
 	return true;
 }
@@ -188,7 +190,7 @@ void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, in
 			obd_count(&worker->counters.errors, 1);
 		__atomic_compare_exchange_n(&request->result, &none, result, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 		if (worker)
-			obd_report_error(worker, request->offset + piece->offset, piece->count, -result);
+			obd_report_error(worker, request->op, request->offset + piece->offset, piece->count, -result);
 	}
 	/* nobody adds to the count of the last piece, so that one is not worth a locked instruction */
 	if (__atomic_load_n(&request->pending, __ATOMIC_ACQUIRE) == 1 ||
@@ -198,7 +200,7 @@ void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, in
 
 static void serve_piece(struct obd_worker *worker, const struct obd_piece *piece)
 {
-	int r = obd_read_piece(worker, piece);
+	int r = obd_piece_serve(worker, piece);
 
 	if (r == OBD_MISSING)
 		obd_miss_park(worker, piece);
@@ -225,8 +227,11 @@ static void serve_claim(struct obd_worker *worker, struct claim *claim)
 		claim->slot->done = 0;
 		obd_slot_run(worker, claim->slot);
 	} else {
-		for (unsigned i = 0; i < claim->count; i++)
+		for (unsigned i = 0; i < claim->count; i++) {
+			if (i + 1 < claim->count)
+				obd_read_prefetch(worker, &claim->pieces[i + 1]);
 			serve_piece(worker, &claim->pieces[i]);
+		}
 	}
 }
 
@@ -246,8 +251,9 @@ static bool start_thread(struct obd_image *image)
 	if (obd_worker_create(image, &worker))
 		return false;
 	worker->may_block = true;
-	/* signals are for Python's main thread */
+	/* signals are for Python's main thread; but SIGBUS is ours, see pages.h */
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK);
@@ -307,9 +313,10 @@ static bool spin(struct obd_work *work, unsigned *budget_us)
 }
 
 /* Sleeps until woken. false: nobody wanted this thread for a while. Called with the lock held. */
-static bool sleep_idle(struct obd_work *work)
+static bool sleep_idle(struct obd_image *image)
 {
-	const uint64_t until = obd_deadline_ns(IDLE_S * 1000);
+	const uint64_t until = obd_deadline_ns((int)image->idle_ms);
+	struct obd_work *work = &image->work;
 	int r = 0;
 
 	work->idle++;
@@ -357,7 +364,7 @@ static void helper_loop(struct obd_image *image, struct obd_worker *worker)
 			if (found || work->queued)
 				continue;
 		}
-		if (!sleep_idle(work))
+		if (!sleep_idle(image))
 			return;
 	}
 }
@@ -455,6 +462,7 @@ void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot)
 	pthread_mutex_lock(&work->lock);
 	slot->next = work->free_slots;
 	work->free_slots = slot;
+	work->slots_used--;
 	/* a piece may have found no slot a moment ago, and its submitter gone back to sleep */
 	if ((work->small.head || work->bulk.head) && !(work->busy + work->wakes))
 		wake_one(image);
@@ -470,6 +478,9 @@ void obd_image_submit(struct obd_image *image, struct obd_worker *worker, struct
 {
 	struct obd_work *work = &image->work;
 
+	count = obd_change_submit(image, worker, batch, count);
+	if (!count)
+		return;
 	obd_count(&worker->counters.reads, count);
 	for (unsigned i = 0; i < count; i++) {
 		obd_count(&worker->counters.read_bytes, batch[i]->count);

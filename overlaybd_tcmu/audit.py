@@ -99,5 +99,8 @@ class Drain:
         if event.kind == native.EventKind.READ_ERROR:
             text = "read failed image=%s offset=%d count=%d errno=%d cause=%s"
             logger.error(text, event.image, event.offset, event.count, event.code, event.text)
+        elif event.kind == native.EventKind.WRITE_ERROR:
+            text = "write failed image=%s offset=%d count=%d errno=%d cause=%s"
+            logger.error(text, event.image, event.offset, event.count, event.code, event.text)
         else:
             logger.warning("device image=%s errno=%d %s", event.image, event.code, event.text)

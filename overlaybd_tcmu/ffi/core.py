@@ -27,7 +27,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 from .. import errors
 from . import load
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 # ---- the structs of obd.h
 
@@ -78,6 +78,31 @@ class LayerInfo(ctypes.Structure):
     ]
 
 
+class UpperOptions(ctypes.Structure):
+    _fields_ = [
+        ("virtual_size", c_uint64),
+        ("sparse", c_uint32),
+        ("reserved", c_uint32),
+        ("uuid", c_char_p),
+        ("parent_uuid", c_char_p),
+    ]
+
+
+class UpperInfo(ctypes.Structure):
+    _fields_ = [
+        ("virtual_size", c_uint64),
+        ("segments", c_uint64),
+        ("mapped", c_uint64),
+        ("memory", c_uint64),
+        ("data_size", c_uint64),
+        ("dropped", c_uint64),
+        ("sparse", c_uint32),
+        ("read_only", c_uint32),
+        ("uuid", c_char * 40),
+        ("parent_uuid", c_char * 40),
+    ]
+
+
 class ImageOptions(ctypes.Structure):
     _fields_ = [
         ("engine", c_uint32),
@@ -95,6 +120,8 @@ class ImageInfo(ctypes.Structure):
         ("memory", c_uint64),
         ("layers", c_uint32),
         ("engine", c_uint32),
+        ("writable", c_uint32),
+        ("discard", c_uint32),
     ]
 
 
@@ -112,7 +139,12 @@ class ImageStats(ctypes.Structure):
         ("blocks_decoded", c_uint64),
         ("block_hits", c_uint64),
         ("slow_reads", c_uint64),
+        ("in_place", c_uint64),
         ("threads", c_uint64),
+        ("writes", c_uint64),
+        ("write_bytes", c_uint64),
+        ("discards", c_uint64),
+        ("flushes", c_uint64),
     ]
 
 
@@ -138,6 +170,7 @@ class TcmuStats(ctypes.Structure):
         ("rejected", c_uint64),
         ("notifies", c_uint64),
         ("inflight", c_uint64),
+        ("writes", c_uint64),
     ]
 
 
@@ -146,6 +179,8 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_event": Event,
     "obd_miss": Miss,
     "obd_layer_info": LayerInfo,
+    "obd_upper_options": UpperOptions,
+    "obd_upper_info": UpperInfo,
     "obd_image_options": ImageOptions,
     "obd_image_info": ImageInfo,
     "obd_image_stats": ImageStats,
@@ -192,6 +227,7 @@ class Library:
         self._check_abi()
         self._bind_blobs(fn)
         self._bind_cache(fn)
+        self._bind_layers(fn)
         self._bind_images(fn)
         self._bind_tcmu(fn)
 
@@ -255,15 +291,30 @@ class Library:
         )
         self.cachefile_mark = fn("cachefile_mark", c_int, [_HANDLE, c_uint64], _check)
 
-    def _bind_images(self, fn: Callable[..., Any]) -> None:
+    def _bind_layers(self, fn: Callable[..., Any]) -> None:
         self.layer_open = fn("layer_open", c_int, [_HANDLE, _RET, _ERROR], _check_text)
         self.layer_close = fn("layer_close", None, [_HANDLE])
         self.layer_info = fn("layer_info", None, [_HANDLE, POINTER(LayerInfo)])
 
+        self.upper_create = fn(
+            "upper_create",
+            c_int,
+            [c_char_p, c_char_p, POINTER(UpperOptions), _ERROR],
+            _check_text,
+        )
+        self.upper_open = fn(
+            "upper_open", c_int, [c_char_p, c_char_p, c_uint32, _RET, _ERROR], _check_text
+        )
+        self.upper_close = fn("upper_close", c_int, [_HANDLE, _ERROR], _check_text)
+        self.upper_info = fn("upper_info", None, [_HANDLE, POINTER(UpperInfo)])
+        self.upper_seal = fn("upper_seal", c_int, [_HANDLE, _ERROR], _check_text)
+        self.upper_resize = fn("upper_resize", c_int, [_HANDLE, c_uint64, _ERROR], _check_text)
+
+    def _bind_images(self, fn: Callable[..., Any]) -> None:
         self.image_create = fn(
             "image_create",
             c_int,
-            [_RET, c_uint32, POINTER(ImageOptions), _HANDLE, c_char_p, _RET, _ERROR],
+            [_RET, c_uint32, _HANDLE, POINTER(ImageOptions), _HANDLE, c_char_p, _RET, _ERROR],
             _check_text,
         )
         self.image_destroy = fn("image_destroy", None, [_HANDLE])
@@ -271,6 +322,14 @@ class Library:
         self.image_stats = fn("image_stats", None, [_HANDLE, POINTER(ImageStats)])
         self.image_pread = fn(
             "image_pread", c_int64, [_HANDLE, c_void_p, c_size_t, c_uint64], _check
+        )
+        self.image_pwrite = fn(
+            "image_pwrite", c_int64, [_HANDLE, c_void_p, c_size_t, c_uint64], _check
+        )
+        self.image_discard = fn("image_discard", c_int, [_HANDLE, c_uint64, c_uint64], _check)
+        self.image_flush = fn("image_flush", c_int, [_HANDLE], _check)
+        self.image_snapshot = fn(
+            "image_snapshot", c_int, [_HANDLE, _HANDLE, c_char_p, c_char_p, _ERROR], _check_text
         )
         self.image_next_data = fn(
             "image_next_data",

@@ -13,12 +13,15 @@ import ctypes
 import dataclasses
 import enum
 import os
-import warnings
 from ctypes import c_char, c_uint64, c_void_p
-from types import TracebackType
-from typing import Any, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, Optional, Sequence, Tuple
 
-from . import core
+from . import core, handle, upper
+
+Handle = handle.Handle
+Upper = upper.Upper
+UpperInfo = upper.UpperInfo
+create_upper = upper.create_upper
 
 BLOB_DIRECT = 1
 
@@ -35,6 +38,7 @@ class EventKind(enum.IntEnum):
     READ_ERROR = 1
     SLOW_READ = 2
     DEVICE = 3
+    WRITE_ERROR = 4
 
 
 def build_info() -> str:
@@ -43,16 +47,6 @@ def build_info() -> str:
 
 
 # ---- records: what the structs say, as Python values
-
-_Record = TypeVar("_Record")
-
-
-def _record(kind: Type[_Record], struct: ctypes.Structure) -> _Record:
-    values = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        value = getattr(struct, field.name)
-        values[field.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    return kind(**values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +92,8 @@ class ImageInfo:
     memory: int
     layers: int
     engine: int
+    writable: int
+    discard: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +112,12 @@ class ImageStats:
     blocks_decoded: int
     block_hits: int
     slow_reads: int
+    in_place: int
     threads: int
+    writes: int
+    write_bytes: int
+    discards: int
+    flushes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,61 +131,13 @@ class TcmuStats:
     rejected: int
     notifies: int
     inflight: int
+    writes: int
 
 
 # ---- handles
 
-_Handle = TypeVar("_Handle", bound="Handle")
 
-
-class Handle:
-    """An object of the core. Subclasses say how it is made and how it is destroyed."""
-
-    def __init__(self) -> None:
-        self._address: Optional[int] = None
-
-    @property
-    def address(self) -> int:
-        """For passing it on; raises once it is closed or handed over."""
-        if self._address is None:
-            raise ValueError(f"{type(self).__name__} is closed")
-        return self._address
-
-    @property
-    def closed(self) -> bool:
-        return self._address is None
-
-    def release(self) -> int:
-        """Gives ownership away: the new owner closes it."""
-        address = self.address
-        self._address = None
-        return address
-
-    def close(self) -> None:
-        if self._address is not None:
-            self._destroy(self.release())
-
-    def _destroy(self, address: int) -> None:
-        raise NotImplementedError
-
-    def __enter__(self: _Handle) -> _Handle:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        # Only warns: which thread runs this, and what is still in use by then, nobody knows.
-        if getattr(self, "_address", None) is not None:
-            warnings.warn(f"{type(self).__name__} was never closed", ResourceWarning, source=self)
-
-
-class Events(Handle):
+class Events(handle.Handle):
     """The bounded queue of what the data plane has to say. Outlives the images it was given to."""
 
     def __init__(self) -> None:
@@ -199,7 +152,7 @@ class Events(Handle):
         result = core.library().events_next(self.address, timeout_ms, ctypes.byref(event))
         if result < 0:
             raise EOFError("events stopped")
-        return _record(Event, event) if result else None
+        return handle.record(Event, event) if result else None
 
     def stop(self) -> None:
         """Lets next() end once the queue is drained."""
@@ -209,7 +162,7 @@ class Events(Handle):
         core.library().events_destroy(address)
 
 
-class Blob(Handle):
+class Blob(handle.Handle):
     """Bytes a layer is read from: today a local file."""
 
     def __init__(self, path: str, direct: bool = False) -> None:
@@ -225,7 +178,7 @@ class Blob(Handle):
         core.library().blob_close(address)
 
 
-class Layer(Handle):
+class Layer(handle.Handle):
     """One read-only layer; takes the blob over, and closes it too when it cannot be opened."""
 
     def __init__(self, blob: Blob) -> None:
@@ -244,14 +197,17 @@ class Layer(Handle):
     def info(self) -> LayerInfo:
         struct = core.LayerInfo()
         core.library().layer_info(self.address, ctypes.byref(struct))
-        return _record(LayerInfo, struct)
+        return handle.record(LayerInfo, struct)
 
     def _destroy(self, address: int) -> None:
         core.library().layer_close(address)
 
 
-class Image(Handle):
-    """A stack of layers, lowest first, read as one disk; takes the layers over unless it raises."""
+class Image(handle.Handle):
+    """
+    A stack of layers, lowest first, read as one disk, and written where it has an upper one; takes
+    the layers over unless it raises.
+    """
 
     def __init__(
         self,
@@ -262,6 +218,7 @@ class Image(Handle):
         slow_read_us: int = 0,
         events: Optional[Events] = None,
         name: str = "",
+        upper: Optional[Upper] = None,
     ) -> None:
         super().__init__()
         stack = (c_void_p * len(layers))(*(layer.address for layer in layers))
@@ -270,6 +227,7 @@ class Image(Handle):
         core.library().image_create(
             stack,
             len(layers),
+            upper.address if upper else None,
             ctypes.byref(options),
             events.address if events else None,
             os.fsencode(name),
@@ -278,18 +236,20 @@ class Image(Handle):
         )
         for layer in layers:
             layer.release()
+        if upper:
+            upper.release()
         self._address = ret.value
         self._events = events  # must outlive us
 
     def info(self) -> ImageInfo:
         struct = core.ImageInfo()
         core.library().image_info(self.address, ctypes.byref(struct))
-        return _record(ImageInfo, struct)
+        return handle.record(ImageInfo, struct)
 
     def stats(self) -> ImageStats:
         struct = core.ImageStats()
         core.library().image_stats(self.address, ctypes.byref(struct))
-        return _record(ImageStats, struct)
+        return handle.record(ImageStats, struct)
 
     def pread(self, count: int, offset: int) -> bytes:
         """count bytes at offset, for tests and small reads; see pread_into."""
@@ -305,6 +265,41 @@ class Image(Handle):
         return int(
             core.library().image_pread(self.address, ctypes.addressof(memory), count, offset)
         )
+
+    def pwrite(self, data: Any, offset: int) -> int:
+        """Writes a buffer of whole sectors; the bytes written."""
+        if offset < 0:
+            raise ValueError("negative offset")
+        view = memoryview(data).cast("B")
+        if view.readonly:
+            view = memoryview(bytearray(view))
+        memory = (c_char * view.nbytes).from_buffer(view)
+        return int(
+            core.library().image_pwrite(self.address, ctypes.addressof(memory), view.nbytes, offset)
+        )
+
+    def discard(self, offset: int, count: int) -> None:
+        """The range, whole sectors, reads as zeros from now on."""
+        core.library().image_discard(self.address, offset, count)
+
+    def flush(self) -> None:
+        """What was written before is on the disk when this returns."""
+        core.library().image_flush(self.address)
+
+    def snapshot(self, upper: Upper, config_from: str = "", config_to: str = "") -> None:
+        """
+        Seals the writable layer, which becomes the topmost read-only one, and goes on with a new
+        upper, which is taken over unless this raises. In between config_from, if there is one, is
+        renamed to config_to. Writes wait meanwhile.
+        """
+        core.library().image_snapshot(
+            self.address,
+            upper.address,
+            os.fsencode(config_from) if config_from else None,
+            os.fsencode(config_to) if config_from else None,
+            ctypes.byref(core.Error()),
+        )
+        upper.release()
 
     def cancel(self, error: int) -> None:
         """
@@ -334,12 +329,12 @@ class TcmuOptions:
     map_size: int  # bytes
     block_size: int  # bytes
     max_transfer: int = 0  # bytes a command may carry; 0 = no limit reported
-    read_only: bool = True
+    read_only: bool = False  # an image without a writable layer is anyway
     serial_path: Optional[str] = None
     cfgstring: str = ""
 
 
-class Tcmu(Handle):
+class Tcmu(handle.Handle):
     """The front end of one device; the image must outlive it."""
 
     def __init__(self, image: Image, options: TcmuOptions) -> None:
@@ -375,7 +370,7 @@ class Tcmu(Handle):
     def stats(self) -> TcmuStats:
         struct = core.TcmuStats()
         core.library().tcmu_stats(self.address, ctypes.byref(struct))
-        return _record(TcmuStats, struct)
+        return handle.record(TcmuStats, struct)
 
     def _destroy(self, address: int) -> None:
         core.library().tcmu_destroy(address)

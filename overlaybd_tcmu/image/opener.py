@@ -39,10 +39,11 @@ def open_image(
     events: Optional[native.Events] = None,
     remote: Optional[remote_layers.Remote] = None,
     stop: Optional[threading.Event] = None,
+    read_only: bool = False,
 ) -> native.Image:
     """
-    The image as a reader; ImageError says why not. Without remote, its layers must be local. stop,
-    once set, ends the waiting for a registry.
+    The image, writable if it has an upper and read_only is False; ImageError says why not. Without
+    remote, its layers must be local. stop, once set, ends the waiting for a registry.
     """
     _refuse_unsupported(image_config)
     direct = engine == native.Engine.LIBAIO
@@ -52,16 +53,26 @@ def open_image(
             for number, lower in enumerate(image_config.data_lowers)
         ]
         layers = _open_layers(opens)
+        upper: Optional[native.Upper] = None
         try:
+            upper = _open_upper(image_config.upper, read_only)
             return opening.image(
-                layers, engine=engine, helpers=helpers(), events=events, name=image_config.path
+                layers,
+                engine=engine,
+                helpers=helpers(),
+                events=events,
+                name=image_config.path,
+                upper=upper,
             )
         except errors.NativeError as error:
             reason = "failed to create overlaybd device"
             raise errors.ImageError(reason, str(error)) from error
         finally:
+            # empty unless the image could not be made
             for layer in layers:
-                layer.close()  # empty unless the image could not be made
+                layer.close()
+            if upper is not None and not upper.closed:
+                upper.close()
 
 
 def open_with_result(
@@ -102,8 +113,8 @@ def helpers() -> int:
 
 
 def _refuse_unsupported(image_config: config.ImageConfig) -> None:
-    if image_config.upper.is_used:
-        raise errors.ImageError("writable layers are not supported yet", "upper")
+    if image_config.upper.is_used and image_config.upper.target:
+        raise errors.ImageError("turboOCI layers are not supported yet", "upper")
     for number, lower in enumerate(image_config.data_lowers):
         if lower.is_turbo:
             raise errors.ImageError("turboOCI layers are not supported yet", f"layer {number}")
@@ -145,10 +156,25 @@ def _places(lower: config.LowerConfig) -> List[str]:
     return places
 
 
+def _open_upper(upper: config.UpperConfig, read_only: bool) -> Optional[native.Upper]:
+    """The writable layer, if there is one; what a crash has left of it is put right, and told."""
+    if not upper.is_used:
+        return None
+    try:
+        opened = native.Upper(upper.data, upper.index, read_only)
+    except errors.NativeError as error:
+        raise errors.ImageError("failed to open upper", str(error)) from error
+    info = opened.info()
+    if info.dropped:
+        text = "entries no flush had confirmed were dropped index=%s count=%d"
+        log.warning(text, upper.index, info.dropped)
+    return opened
+
+
 def _open_layers(opens: List[OpenLayer]) -> List[native.Layer]:
     """All or none. Of several failures the lowest layer's is told, whoever failed first."""
     started = time.monotonic()
-    threads = min(len(opens), OPENERS)
+    threads = max(min(len(opens), OPENERS), 1)
     layers: List[native.Layer] = []
     failure: Optional[BaseException] = None
     with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="open") as executor:

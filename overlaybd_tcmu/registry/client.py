@@ -211,6 +211,7 @@ class Client:
         self.health.check(origin)
         self._slots.take(origin, current)
         try:
+            self.health.check(origin)  # again: it may have said so to those before us
             started = time.monotonic()
             raw = self._open(method, address, current, self._headers(headers), settings, body)
             elapsed_ms = (time.monotonic() - started) * 1000

@@ -216,7 +216,7 @@ def run(options: argparse.Namespace) -> None:
         stack.callback(remote_layers.stop)
         events = stack.enter_context(native.Events())
         reader = stack.enter_context(
-            opener.open_image(image, service.io_engine, events, remote_layers)
+            opener.open_image(image, service.io_engine, events, remote_layers, read_only=True)
         )
         progress = Progress(reader.info().virtual_size)
         try:

@@ -50,7 +50,7 @@ struct driver *driver_open(const struct disk *disk, unsigned helpers)
 		if (obd_blob_open(path, 0, &blob, &error) < 0 || obd_layer_open(blob, &layers[i], &error) < 0)
 			die("%s", error.text);
 	}
-	if (obd_image_create(layers, disk->layers, &options, NULL, "bench", &driver->image, &error) < 0)
+	if (obd_image_create(layers, disk->layers, NULL, &options, NULL, "bench", &driver->image, &error) < 0)
 		die("%s", error.text);
 	if (obd_worker_create(driver->image, &driver->worker) < 0)
 		die("no memory");

@@ -13,7 +13,7 @@ import pytest
 from overlaybd_tcmu import units
 from overlaybd_tcmu.tools import export
 
-from ..support import layers
+from ..support import engines, layers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIMEOUT_S = 20
@@ -54,18 +54,18 @@ def view_of(picture):
     return layers.view(picture)
 
 
-@pytest.mark.parametrize("engine", [0, 1, 2])
+@pytest.mark.parametrize("engine", engines.ALL)
 def test_view_is_written_whatever_the_engine(image, tmp_path, engine):
     config = image("AA--A-", "-B0--C")
-    done = run(config, tmp_path / "out", "--engine", engine)
+    done = run(config, tmp_path / "out", "--engine", int(engine))
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert (tmp_path / "out").read_bytes() == view_of("AB0-AC")
 
 
-@pytest.mark.parametrize("engine", [0, 1, 2])
+@pytest.mark.parametrize("engine", engines.ALL)
 def test_digest_is_of_the_whole_view_whatever_the_engine(image, engine):
     config = image("AA--A-", "-B0--C")
-    done = run("--sha256", config, "--engine", engine)
+    done = run("--sha256", config, "--engine", int(engine))
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == hashlib.sha256(view_of("AB0-AC")).hexdigest() + "\n"
 

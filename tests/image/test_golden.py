@@ -143,16 +143,17 @@ def test_exporter_prints_the_recorded_digest(tmp_path, name, engine):
 
 @pytest.mark.parametrize("name", HUGE)
 def test_published_layer_is_what_the_model_reads(name):
-    """All that is mapped, half a GiB of it, and what lies around."""
+    """All that is mapped, half a GiB of it, and what lies around; a part under the sanitizers."""
     path = golden.folder() / name
     with stream.File(path) as file, opened([path], native.Engine.PSYNC) as image:
         disk = view.View([layer.load(file)])
         assert image.info().virtual_size == disk.size == golden.view(name)["vsize"]
         assert image.info().mapped == disk.mapped
         assert ranges(image) == ranges(disk)
-        for start, end in ranges(disk):
-            for at, count in chunks(start, end):
-                assert image.pread(count, at) == disk.pread(count, at), at
+        parts = [part for start, end in ranges(disk) for part in chunks(start, end)]
+        for at, count in parts[:: 10 if engines.SANITIZED else 1]:
+            assert image.pread(count, at) == disk.pread(count, at), at
+        for _, end in ranges(disk):
             assert not any(image.pread(min(4096, disk.size - end), end))
 
 

@@ -118,8 +118,8 @@ def test_hundred_layers(layer):
         ({"targetDigest": "sha256:aa"}, {}, "turboOCI layers are not supported yet: layer 0"),
         (
             {"file": "/none"},
-            {"upper": {"index": "/i", "data": "/d"}},
-            "writable layers are not supported yet",
+            {"upper": {"index": "/i", "data": "/d", "target": "/t"}},
+            "turboOCI layers are not supported yet: upper",
         ),
     ],
 )

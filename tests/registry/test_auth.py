@@ -206,6 +206,22 @@ def test_revoked_token_of_many_readers_is_replaced_once(known, server, digest, d
     assert len(server.requests("token")) == 2
 
 
+def test_slow_reader_does_not_undo_what_a_quick_one_found_out(known, server, digest, data):
+    """The token it was refused with is not the one that is kept any more."""
+    one = known.blob(server.repo_url(), digest)
+    hold = threading.Event()
+    server.fault(status=401, hold=hold)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        slow = executor.submit(read, one, 5, 5)
+        while not server.registry.in_flight():
+            time.sleep(0.001)
+        server.revoke()
+        assert read(one, 6, 5) == data[6:11]
+        hold.set()
+        assert slow.result() == data[5:10]
+    assert len(server.requests("token")) == 2
+
+
 def test_rotated_password_needs_no_restart(known, server, digest, data):
     one = known.blob(server.repo_url(), digest)
     server.require_bearer({"me": "new"})

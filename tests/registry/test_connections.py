@@ -11,9 +11,8 @@ import time
 import pytest
 
 from overlaybd_tcmu import errors
-from overlaybd_tcmu.registry import blob, client, connection
+from overlaybd_tcmu.registry import blob, client, connection, operation, slots
 
-from ..support import fault_registry
 from .conftest import SIZE, failure, read
 
 Kind = errors.RegistryFailure
@@ -76,42 +75,72 @@ def test_answer_that_is_too_long_to_read_on_costs_the_connection(one, server, da
 
 
 def test_requests_to_one_server_are_bounded(one, server, data):
-    server.delay(0.005)
+    hold = threading.Event()
+    server.fault(hold=hold, times=None)
     with concurrent.futures.ThreadPoolExecutor(100) as executor:
-        found = list(executor.map(lambda number: read(one, number, 5), range(200)))
-    assert found == [data[number : number + 5] for number in range(200)]
+        jobs = [executor.submit(read, one, number, 5) for number in range(200)]
+        wait_until(lambda: server.registry.in_flight() == client.EACH)
+        hold.set()
+        assert [job.result() for job in jobs] == [data[n : n + 5] for n in range(200)]
     assert server.in_flight_max() == client.EACH
     assert server.registry.connections()[0] <= client.EACH
 
 
-def test_requests_in_all_are_bounded(made, data, monkeypatch):
-    monkeypatch.setattr(client, "TOTAL", 10)
+def test_requests_in_all_are_bounded(made, server, second, data, monkeypatch):
+    monkeypatch.setattr(client, "TOTAL", client.EACH + 4)
+    hold = threading.Event()
     registry = made.registry()
-    servers = [fault_registry.FaultRegistry() for _ in range(3)]
-    try:
-        blobs = [
-            made.blob(server.repo_url(), server.put(data), registry=registry) for server in servers
-        ]
-        for server in servers:
-            server.delay(0.005)
-        with concurrent.futures.ThreadPoolExecutor(60) as executor:
-            list(executor.map(lambda number: read(blobs[number % 3], number, 5), range(120)))
-        assert 10 <= sum(server.in_flight_max() for server in servers)
-        whole = [one for server in servers for one in server.requests()]
-        assert _most_at_once(whole) <= 10
-    finally:
-        for server in servers:
-            server.close()
+    blobs = []
+    for one in (server, second):
+        blobs.append(made.blob(one.repo_url(), one.put(data), registry=registry))
+        one.fault(hold=hold, times=None)
+    with concurrent.futures.ThreadPoolExecutor(100) as executor:
+        jobs = [executor.submit(read, blobs[number % 2], number, 5) for number in range(200)]
+        busy = [one.registry.in_flight for one in (server, second)]
+        wait_until(lambda: sum(one() for one in busy) == client.TOTAL)
+        time.sleep(0.05)
+        assert sum(one() for one in busy) == client.TOTAL
+        hold.set()
+        assert [job.result() for job in jobs] == [data[n : n + 5] for n in range(200)]
 
 
-def _most_at_once(requests):
-    """Of requests with their times, how many overlapped."""
-    moments = [(one.started_s, 1) for one in requests] + [(one.ended_s, -1) for one in requests]
-    most = now = 0
-    for _, change in sorted(moments):
-        now += change
-        most = max(most, now)
-    return most
+def test_places_are_given_in_the_order_they_were_asked_for():
+    """Whoever wants a busy server does not keep others from one that is free."""
+    places, done = slots.Slots(1, 2), []
+    current = operation.never_cancelled(10, "test")
+    places.take("a", current)
+    places.take("b", current)
+    threads = []
+    for number, origin in enumerate("abcab"):
+
+        def work(number=number, origin=origin):
+            places.take(origin, operation.never_cancelled(10, "test"))
+            done.append(f"{origin}{number}")
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        wait_until(lambda: len(places._queue) == number + 1)
+    expected = []
+    for freed, admitted in [("b", "b1"), ("a", "a0"), ("b", "c2"), ("c", "b4"), ("a", "a3")]:
+        places.give_back(freed)
+        expected.append(admitted)
+        wait_until(lambda: done == expected)
+    for thread in threads:
+        thread.join()
+
+
+def test_place_of_who_gave_up_goes_to_the_next():
+    places = slots.Slots(1, 1)
+    places.take("a", operation.never_cancelled(10, "test"))
+    assert failure(places.take, "a", operation.never_cancelled(0.01, "w")).kind is Kind.TIMEOUT
+    places.give_back("a")
+    places.take("a", operation.never_cancelled(10, "test"))
+
+
+def wait_until(condition):
+    """As long as the test's time limit allows."""
+    while not condition():
+        time.sleep(0.001)
 
 
 def test_failures_leave_no_connection_behind(one, server):
@@ -249,8 +278,7 @@ def test_close_ends_a_read_at_once(one, server, how):
     server.fault(**how)
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         job = executor.submit(read, one, 0, 100)
-        while not server.registry.in_flight():
-            time.sleep(0.001)
+        wait_until(server.registry.in_flight)
         started = time.monotonic()
         one.close()
         error = job.exception()
@@ -266,8 +294,7 @@ def test_close_ends_a_wait_for_a_place(made, server, digest, data):
     server.fault(hold=hold, times=client.EACH)
     with concurrent.futures.ThreadPoolExecutor(client.EACH + 1) as executor:
         jobs = [executor.submit(read, busy, 0, 9) for _ in range(client.EACH)]
-        while server.registry.in_flight() < client.EACH:
-            time.sleep(0.001)
+        wait_until(lambda: server.registry.in_flight() == client.EACH)
         job = executor.submit(read, waiting, 0, 9)
         waiting.close()
         assert job.exception().kind is Kind.CLOSED

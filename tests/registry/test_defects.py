@@ -5,15 +5,17 @@ part is tested: test_tls.py (certificates), test_redirects.py (Authorization at 
 test_whole_answers.py (Range ignored).
 """
 
+import concurrent.futures
 import logging
 import re
 import socket
 import threading
+import time
 
 import pytest
 
 from overlaybd_tcmu import errors
-from overlaybd_tcmu.registry import connection, health, retry
+from overlaybd_tcmu.registry import client, connection, health, retry
 
 from ..support import fault_registry
 from .conftest import entry, failure, read
@@ -43,15 +45,22 @@ def test_token_of_one_registry_is_never_sent_to_another(made, server, second, da
 
 
 def test_token_is_not_shared_between_users(made, server, data):
+    """Of a registry that asks for the same scope everywhere: each team has its own credentials."""
     server.require_bearer({"one": "1", "two": "2"})
-    digest = server.put(data)
-    registry = made.registry()
-    for user, password in (("one", "1"), ("two", "2")):
-        made.save_document({"auths": {server.host: entry(user, password)}})
-        server.revoke()
-        read(made.blob(server.repo_url(), digest, registry=registry), 0, 5)
+    server.challenge('Bearer realm="{realm}",service="{host}",scope="*"')
+    host = server.host
+    auths = {f"{host}/one": entry("one", "1"), f"{host}/two": entry("two", "2")}
+    made.save_document({"auths": auths})
+    digest, registry = server.put(data), made.registry()
+    for team in ("one", "two", "one"):
+        read(made.blob(server.repo_url(f"{team}/x"), digest, registry=registry), 0, 5)
     asked = [one.headers["authorization"] for one in server.requests("token")]
     assert len(asked) == len(set(asked)) == 2
+    used = {}
+    for request in server.requests():
+        if request.status == 206:
+            used.setdefault(request.path.split("/")[2], set()).add(request.headers["authorization"])
+    assert len(used["one"]) == len(used["two"]) == 1 and used["one"] != used["two"]
 
 
 # ---- a name without an address was taken for this very machine
@@ -123,6 +132,21 @@ def test_server_that_asks_to_be_left_alone_is_left_alone(made, server, data, clo
     clock.time += 7.1
     assert made.blob(server.repo_url(), digests[0], registry=registry).size() == len(data) + 1
     assert len(server.requests()) == 2
+
+
+def test_those_who_queue_for_a_throttling_server_do_not_ask_it(made, server, data):
+    """They passed the check before it said so: only those it was answering then had asked."""
+    one = made.blob(server.repo_url(), server.put(data))
+    server.clear()
+    hold = threading.Event()
+    server.fault(status=429, headers={"Retry-After": "9"}, hold=hold, times=None)
+    with concurrent.futures.ThreadPoolExecutor(100) as executor:
+        jobs = [executor.submit(read, one, number, 5) for number in range(100)]
+        while server.registry.in_flight() < client.EACH:
+            time.sleep(0.001)
+        hold.set()
+        assert {job.exception().kind for job in jobs} == {Kind.THROTTLED}
+    assert len(server.requests()) == client.EACH
 
 
 @pytest.mark.parametrize("after, expected", [

@@ -2,6 +2,7 @@
 """Blobs that lie in an object store: found once, used until it says no, told nothing of ours."""
 
 import concurrent.futures
+import threading
 import time
 
 import pytest
@@ -114,6 +115,21 @@ def test_many_readers_renew_an_expired_redirect_once(one, server, data):
     with concurrent.futures.ThreadPoolExecutor(16) as executor:
         found = list(executor.map(lambda number: read(one, number, 10), range(64)))
     assert found == [data[number : number + 10] for number in range(64)]
+    assert len(server.requests()) == 2
+
+
+def test_slow_reader_does_not_undo_what_a_quick_one_found_out(one, server, data):
+    """Its refusal is about a place that is not the one remembered any more."""
+    hold = threading.Event()
+    server.fault(on="store", status=403, hold=hold)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        slow = executor.submit(read, one, 5, 5)
+        while not server.store.in_flight():
+            time.sleep(0.001)
+        server.expire_redirects()
+        assert read(one, 6, 5) == data[6:11]
+        hold.set()
+        assert slow.result() == data[5:10]
     assert len(server.requests()) == 2
 
 

@@ -10,5 +10,7 @@ import os
 
 from overlaybd_tcmu.ffi import load, native
 
-UNDER_TSAN = "tsan" in os.path.basename(os.path.dirname(load.find_library()))
+_BUILD = os.path.basename(os.path.dirname(load.find_library()))
+UNDER_TSAN = "tsan" in _BUILD
+SANITIZED = UNDER_TSAN or "asan" in _BUILD
 ALL = [one for one in native.Engine if not (UNDER_TSAN and one is native.Engine.POSIX_AIO)]

@@ -33,6 +33,19 @@ index_version = _fn("index_version", c_char_p)
 load_acquire = _fn("load_acquire", c_uint32, c_void_p)
 store_release = _fn("store_release", None, c_void_p, c_uint32)
 
+upper_index_create = _fn("upper_index_create", c_int, c_int, POINTER(c_void_p))
+upper_index_destroy = _fn("upper_index_destroy", None, c_void_p)
+upper_index_set = _fn(
+    "upper_index_set", c_int, c_void_p, c_uint64, c_uint64, c_uint64, _words, c_uint
+)
+upper_index_unset = _fn("upper_index_unset", c_int, c_void_p, c_uint64, c_uint64)
+upper_index_find = _fn(
+    "upper_index_find", c_uint, c_void_p, c_uint64, c_uint64, _words, _words, c_uint
+)
+upper_index_totals = _fn("upper_index_totals", None, c_void_p, _words, _words, _words)
+_upper_boot = _fn("upper_boot", None, c_char_p)
+upper_timer = _fn("upper_timer", None, c_uint)
+
 _crc32c = _fn("crc32c", c_int, c_uint, c_char_p, c_size_t, c_uint32, POINTER(c_uint32))
 _layer_pread = _fn("layer_pread", c_int64, c_void_p, c_void_p, c_size_t, c_uint64)
 
@@ -44,6 +57,11 @@ def crc32c(version, data, seed):
     if code < 0:
         raise OSError(-code, f"crc32c version {version}")
     return ret.value
+
+
+def upper_boot(boot):
+    """From now on this is another start of the kernel, 16 bytes of it; None: the real one again."""
+    _upper_boot(boot)
 
 
 def layer_pread(layer, count, offset):
@@ -97,6 +115,47 @@ class Index:
 
     def find_plain(self, sectors):
         return self.find(sectors, index_find_plain)
+
+
+class UpperIndex:
+    """A writable layer's index. Segments are (sector, length, msector, zeroed)."""
+
+    LOST = 4096
+
+    def __init__(self, exact=False):
+        self._handle = c_void_p()
+        self._lost = _array([0] * (2 * self.LOST))
+        assert upper_index_create(int(exact), ctypes.byref(self._handle)) == 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        upper_index_destroy(self._handle)
+
+    def set(self, sector, length, msector, zeroed=0):
+        """The runs (msector, sectors) of data that can no longer be reached."""
+        word = msector | zeroed << 55
+        count = upper_index_set(self._handle, sector, length, word, self._lost, self.LOST)
+        assert 0 <= count <= self.LOST
+        return [(self._lost[2 * i], self._lost[2 * i + 1]) for i in range(count)]
+
+    def unset(self, sector, end):
+        assert upper_index_unset(self._handle, sector, end) == 0
+
+    def find(self, sector, end, count):
+        keys, maps = _array([0] * count), _array([0] * count)
+        found = upper_index_find(self._handle, sector, end, keys, maps, count)
+        return [
+            (key >> 14, key & 0x3FFF, word & (1 << 55) - 1, word >> 55)
+            for key, word in zip(keys[:found], maps[:found])
+        ]
+
+    def totals(self):
+        """Segments, mapped sectors, bytes held."""
+        words = _array([0]), _array([0]), _array([0])
+        upper_index_totals(self._handle, *words)
+        return tuple(word[0] for word in words)
 
 
 def _array(values):

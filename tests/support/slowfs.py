@@ -4,8 +4,8 @@ A file system with one file whose reads are answered only when enough of them wa
 
 It speaks the kernel's FUSE protocol itself, in one thread, so what it counts is exact:
 `pending_max` is how many reads the kernel had sent and not yet been answered. With `hold=n` no read
-is answered before n of them wait, or before `patience_s` has passed without a new one. That turns
-"keeps n reads in flight" into a fact instead of a measurement.
+is answered before n of them wait, or before `patience_s` has passed without a new one, which
+`given_up` counts. That turns "keeps n reads in flight" into a fact instead of a measurement.
 """
 
 import errno
@@ -41,6 +41,8 @@ class SlowFile:
         self.error_at = error_at  # a byte offset whose reads fail with EIO
         self.pending_max = 0
         self.reads = 0
+        self.given_up = 0
+        self.asked = threading.Event()  # by a read that has to wait
         self._source = os.open(source, os.O_RDONLY)
         self._size = os.fstat(self._source).st_size
         self._held = []
@@ -76,6 +78,8 @@ class SlowFile:
         poll.register(self._wake_r, select.POLLIN)
         while True:
             ready = dict(poll.poll(self.patience_s * 1000 if self._held else None))
+            if not ready:
+                self.given_up += 1
             if not ready or len(self._held) >= self.hold:
                 self._answer_held()
             if self._wake_r in ready:
@@ -134,6 +138,7 @@ class SlowFile:
         elif opcode == _READ:
             _, offset, size = struct.unpack_from("=QQI", body)
             self.reads += 1
+            self.asked.set()
             self._held.append((unique, offset, size))
             self.pending_max = max(self.pending_max, len(self._held))
             if len(self._held) >= self.hold:
