@@ -14,7 +14,7 @@
 #include "error.h"
 #include "miss.h"
 
-enum { IOV_MAX_HERE = OBD_WORKER_IOV, RECOVER_CHUNK = 256 * 1024 };
+enum { IOV_MAX_HERE = OBD_WORKER_IOV, RECOVER_CHUNK = 256 * 1024, FILL_PART = 64 * 1024 };
 
 #define SUM_SEED UINT32_C(0xFFFFFFFF)
 
@@ -313,15 +313,10 @@ static uint32_t sum_of(const uint8_t *bytes, size_t count)
 	return crc ? crc : 1;
 }
 
-int obd_cachefile_fill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset, uint32_t *sums)
+static int fill_part(struct obd_cachefile *file, const uint8_t *bytes, size_t count, uint64_t offset)
 {
-	const uint8_t *bytes = buf;
 	int r = 0;
 
-	if (!fits(file, offset, count))
-		return -EINVAL;
-	for (size_t done = 0; sums && done < count; done += OBD_GRANULE)
-		*sums++ = sum_of(bytes + done, count - done < OBD_GRANULE ? count - done : OBD_GRANULE);
 	pthread_mutex_lock(&file->content_lock);
 	if (!is_complete(file)) {
 		r = *file->path ? write_all(file->fd, bytes, count, offset) : -ENOSPC;
@@ -332,6 +327,26 @@ int obd_cachefile_fill(struct obd_cachefile *file, const void *buf, size_t count
 	if (!r)
 		obd_miss_arrived(file, offset, count);
 	return r;
+}
+
+int obd_cachefile_fill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset, uint32_t *sums)
+{
+	const uint8_t *bytes = buf;
+
+	if (!fits(file, offset, count))
+		return -EINVAL;
+	/* in parts: who waits for the first one need not wait until all are written, nor for the sums */
+	for (size_t done = 0, part; done < count; done += part) {
+		int r;
+
+		part = count - done < FILL_PART ? count - done : FILL_PART;
+		r = fill_part(file, bytes + done, part, offset + done);
+		if (r)
+			return r;
+	}
+	for (size_t done = 0; sums && done < count; done += OBD_GRANULE)
+		*sums++ = sum_of(bytes + done, count - done < OBD_GRANULE ? count - done : OBD_GRANULE);
+	return 0;
 }
 
 /** Called with the content lock held. */

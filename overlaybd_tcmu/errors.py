@@ -5,6 +5,7 @@ Every failure a caller can act on, as one tree:
     Error
     |-- ConfigError         a configuration file is wrong: which file, which key, why
     |-- ImageError          an image cannot be opened; resultFile says its reason after "failed:"
+    |-- CacheError          the cache of remote layers cannot do what was asked: where, why
     |-- FormatError         bytes on disk are not what they claim to be: where, why, which errno
     |-- LibraryError        a shared library is missing or not the one we were written for
     |-- RegistryError       a blob cannot be had from its registry: what kind of failure it is
@@ -49,6 +50,18 @@ class ImageError(Error):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.cause}" if self.cause else self.reason
+
+
+class CacheError(Error):
+    """The cache of remote layers cannot do what was asked."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path  # its folder
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 class FormatError(Error):

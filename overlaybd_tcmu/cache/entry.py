@@ -53,7 +53,9 @@ class Entry:
         self.whole = False  # a local copy has taken its place
         self._record = kept  # None: nothing of it is on disk
         self._unit = unit
-        self._looked_at = bytearray(self.size // unit + 1)  # units recover() has been tried for
+        # Units recover() has been tried for: nothing is to be found in a record that is new.
+        new = kept is None or kept.is_new
+        self._looked_at = bytearray([new]) * (self.size // unit + 1)
         self._lock = threading.Lock()
         self._lending = threading.Lock()
         self._lender: Optional[Lender] = None

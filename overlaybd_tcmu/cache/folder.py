@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from typing import FrozenSet, Iterator, List, Optional, Tuple
 
 log = logging.getLogger("cache.folder")
@@ -30,6 +31,10 @@ log = logging.getLogger("cache.folder")
 _DIGEST = re.compile(r"[a-z0-9]{1,32}:[0-9a-f]{32,128}")
 _FILE = re.compile(r"([a-z0-9]{1,32})-([0-9a-f]{32,128})")
 _SUMS = ".sums"
+
+# overlaybd-cache has the lock for moments; a daemon that came just then must not do without the
+# cache for all its life.
+PATIENCE_S, LOOK_S = 2.0, 0.05
 
 
 def is_digest(text: str) -> bool:
@@ -44,13 +49,16 @@ class Locked(Exception):
 class Folder:
     """Names below one cache folder, and the lock, held from construction to close()."""
 
-    def __init__(self, path: str) -> None:
-        """OSError when it cannot be made or written; Locked when it is somebody else's."""
+    def __init__(self, path: str, patience_s: float = 0.0) -> None:
+        """
+        OSError when it cannot be made or written; Locked when it is somebody else's, and still is
+        after some patience.
+        """
         self.path = path
         self.is_private = False
         self._lock_fd = -1
         os.makedirs(self.blobs, mode=0o755, exist_ok=True)
-        self._lock_fd = _lock(os.path.join(path, "lock"))
+        self._lock_fd = _lock_patiently(os.path.join(path, "lock"), patience_s)
         self._remove_dead()
 
     @classmethod
@@ -124,23 +132,17 @@ class Folder:
     # -- small files
 
     def pinned(self) -> FrozenSet[str]:
-        return frozenset(self._lines("pinned"))
+        return pinned_in(self.path)
 
-    def write_pinned(self, digests: FrozenSet[str]) -> None:
+    def pin(self, digests: FrozenSet[str]) -> None:
+        """These and no others are never evicted; OSError."""
         self._write_lines("pinned", sorted(digests))
 
     def order(self) -> List[str]:
-        return self._lines("order")
+        return _lines(os.path.join(self.path, "order"))
 
     def write_order(self, lines: List[str]) -> None:
         self._write_lines("order", lines)
-
-    def _lines(self, name: str) -> List[str]:
-        try:
-            with open(os.path.join(self.path, name), encoding="ascii", errors="replace") as file:
-                return file.read().splitlines()
-        except OSError:
-            return []
 
     def _write_lines(self, name: str, lines: List[str]) -> None:
         """All or nothing; OSError."""
@@ -181,17 +183,43 @@ def unlink(path: str) -> None:
         os.unlink(path)
 
 
-def open_folder(path: str) -> Optional[Folder]:
+def pinned_in(path: str) -> FrozenSet[str]:
+    """What is never evicted from the cache in this folder."""
+    return frozenset(_lines(os.path.join(path, "pinned")))
+
+
+def _lines(path: str) -> List[str]:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def open_folder(path: str, private: bool = False) -> Optional[Folder]:
     """The cache's folder, or one of our own, or None: then memory alone has to do."""
     try:
+        if private:
+            return Folder.private(path)
         try:
-            return Folder(path)
+            return Folder(path, PATIENCE_S)
         except Locked:
             log.info("cache is in use by another program; ours is private path=%s", path)
             return Folder.private(path)
     except OSError as error:
         log.error("cache folder cannot be used path=%s error=%s", path, error.strerror)
         return None
+
+
+def _lock_patiently(path: str, patience_s: float) -> int:
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return _lock(path)
+        except Locked:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(LOOK_S)
 
 
 def _lock(path: str, create: bool = True) -> int:

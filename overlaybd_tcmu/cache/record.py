@@ -39,8 +39,9 @@ _ZEROS = bytes(64 * units.KiB)
 class Record:
     """One record, open for reading and writing. Any thread may use it; ranges must not overlap."""
 
-    def __init__(self, path: str, fd: int, head: Dict[str, Any]) -> None:
+    def __init__(self, path: str, fd: int, head: Dict[str, Any], is_new: bool = False) -> None:
         self.path = path
+        self.is_new = is_new
         self.digest: str = head["digest"]
         self.size: int = head["size"]
         self.sources: FrozenSet[str] = frozenset(head["sources"])
@@ -60,7 +61,7 @@ class Record:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        return cls(path, fd, head)
+        return cls(path, fd, head, is_new=True)
 
     @classmethod
     def open(cls, path: str, writable: bool = True) -> "Record":

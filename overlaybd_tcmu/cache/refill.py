@@ -2,8 +2,11 @@
 """
 Fetches what is missed: takes misses out of the core, fetches them side by side, fills them in.
 
-    thread "misses"     core's queue --> schedule
-    threads "fetch"     schedule --> recover from disk, or the registry --> store --> readers resume
+    core's queue --> schedule --> recovered from disk, or the registry --> store --> readers resume
+
+All by the threads "fetch". One of them leads: it waits in the core, puts what comes into the
+schedule, calls another to lead, and takes the first job itself. So between a miss and its request
+no thread waits for another.
 
 A miss is a whole unit, or several. One that many wait for is fetched once. What a job cannot get
 is asked for again later: in a running device reads wait for as long as it takes (outage.py ends
@@ -29,7 +32,8 @@ from . import entry, readahead, schedule, store
 log = logging.getLogger("cache.refill")
 
 THREADS = 32
-IDLE_S = 10.0  # a fetching thread without work ends
+SPARE = 2  # kept: one leads, one is there when that one has something to do
+IDLE_S = 10.0  # the others end without work
 JOB = 1 * units.MiB  # fetched with one request, at most
 LONGEST_AHEAD = 8 * units.MiB
 PATIENCE_S = 5.0  # of who opens a layer, with a registry that fails
@@ -61,12 +65,14 @@ class Refill:
         self._quiet = threading.Condition(self._lock)
         self._threads: List[threading.Thread] = []
         self._idle = 0
+        self._led = False
         self._stopped = False
         self._limit = rates.RateLimit()
-        self._misses = threading.Thread(target=self._take_misses, name="misses")
 
     def start(self) -> None:
-        self._misses.start()
+        with self._lock:
+            for _ in range(SPARE):
+                self._start_thread()
 
     def stop(self) -> None:
         """Joins all threads. Every source is closed: nothing under way takes long."""
@@ -75,8 +81,6 @@ class Refill:
             self._stopped = True
             self._work.notify_all()
             threads = list(self._threads)
-        if self._misses.ident is not None:
-            self._misses.join()
         for thread in threads:
             thread.join()
 
@@ -103,18 +107,20 @@ class Refill:
         for job in dropped:
             self._store.give_back(job.one)
 
-    # -- thread "misses"
+    # -- misses
 
-    def _take_misses(self) -> None:
-        while True:
-            try:
-                for miss in self._store.misses.next(TICK_MS):
-                    self._missed(miss)
-                self._store.tick()
-            except EOFError:
-                return
-            except Exception:  # the thread's top: one miss lost, not all that come
-                log.exception("miss lost")
+    def _lead(self, next_s: Optional[float]) -> None:
+        """Takes misses out of the core, if there are any before next_s or a tick has passed."""
+        wait_ms = TICK_MS if next_s is None else min(TICK_MS, int(next_s * 1000) + 1)
+        try:
+            for miss in self._store.misses.next(wait_ms):
+                self._missed(miss)
+            self._store.tick()
+        except EOFError:
+            pass  # stop() has said so to everybody
+        finally:
+            with self._lock:
+                self._led = False
 
     def _missed(self, miss: cachefile.Miss) -> None:
         one = self._store.hold_number(miss.file)
@@ -169,21 +175,28 @@ class Refill:
                 unit = end
             self._call_threads()
 
-    # -- threads "fetch"
+    # -- threads
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._fetch_jobs, name="fetch")
+        self._threads.append(thread)
+        thread.start()
 
     def _call_threads(self) -> None:
         """One more of them; who takes a job calls the next. _lock is held."""
         if self._idle:
             self._work.notify()
         elif len(self._threads) < THREADS and not self._stopped:
-            thread = threading.Thread(target=self._fetch_jobs, name="fetch")
-            self._threads.append(thread)
-            thread.start()
+            self._start_thread()
 
     def _fetch_jobs(self) -> None:
         buffer = memoryview(bytearray(max(JOB, self._unit)))
         while True:
-            job = self._next_job()
+            try:
+                job = self._next_job()
+            except Exception:  # a bug: what was missed is lost, not the thread
+                log.exception("misses lost")
+                continue
             if job is None:
                 return
             try:
@@ -197,28 +210,32 @@ class Refill:
                 self._done(job)
 
     def _next_job(self) -> Optional[schedule.Job]:
-        """Waits for one; None when this thread is not needed any more. Ends pauses meanwhile."""
+        """Waits for one, and leads meanwhile if nobody does; None: this thread may go."""
         while True:
             with self._lock:
                 now = self._clock()
                 due = [] if self._stopped else list(self._schedule.due(now))
                 job = None if due or self._stopped else self._schedule.take(now)
                 if job is not None:
-                    self._call_threads()  # there may be more
+                    self._call_threads()  # there may be more, and somebody has to lead
                     return job
-                if not due and not self._rest(now):
+                leads = not due and not self._led and not self._stopped
+                self._led = self._led or leads
+                next_s = self._schedule.next_s(now)
+                if not due and not leads and not self._rest(next_s):
                     return None
             for paused in due:
                 self._settle(paused)
+            if leads:
+                self._lead(next_s)
 
-    def _rest(self, now: float) -> bool:
+    def _rest(self, next_s: Optional[float]) -> bool:
         """Until there may be something to do; False when this thread may go. _lock is held."""
-        next_s = self._schedule.next_s(now)
         if not self._stopped:
             self._idle += 1
             called = self._work.wait(IDLE_S if next_s is None else min(IDLE_S, next_s + 0.001))
             self._idle -= 1
-            if called or next_s is not None:
+            if called or next_s is not None or len(self._threads) <= SPARE:
                 return True
         if not self._stopped:
             self._threads.remove(threading.current_thread())

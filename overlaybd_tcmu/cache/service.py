@@ -18,7 +18,7 @@ from typing import Optional, Type
 from .. import config, errors, units
 from ..ffi import cachefile, native
 from ..registry import blob, retry
-from . import entry, folder, outage, refill, schedule, sources, store
+from . import control, entry, folder, outage, refill, schedule, sources, store
 
 log = logging.getLogger("cache.service")
 
@@ -34,24 +34,37 @@ _Kind = errors.RegistryFailure
 class Cache:
     """One for the whole process: what is kept, what is fetched, and who waits for it."""
 
-    def __init__(self, service: config.ServiceConfig, registry: blob.Registry) -> None:
+    def __init__(
+        self, service: config.ServiceConfig, registry: blob.Registry, private: bool = False
+    ) -> None:
+        """private: for a program that is gone soon, and must not keep the cache from a daemon."""
         self._registry = registry
         settings = service.cache
         # A power of two already, unless cacheType is one of those that never asked for it.
         unit = min(max(settings.refill_size, cachefile.GRANULE), UNIT_MAX)
         unit = 1 << (unit.bit_length() - 1)
-        self.store = store.Store(settings.dir, settings.size_gb * units.GiB, unit)
+        self.store = store.Store(settings.dir, settings.size_gb * units.GiB, unit, private=private)
         # Who fails reads after a while must notice before that when the registry is back.
         pause_s = min(schedule.LONGEST_S, service.outage.deadline_s / 4)
         self.refill = refill.Refill(self.store, pause_s)
         self.watch = outage.Watch()
+        self._control: Optional[control.Server] = None
 
     def start(self) -> None:
         self.refill.start()
         self.watch.start()
+        place = self.store.folder
+        if place is not None and not place.is_private:
+            try:
+                self._control = control.Server(self.store, place.path)
+                self._control.start()
+            except OSError as error:
+                log.warning("overlaybd-cache cannot ask us error=%s", error)
 
     def stop(self) -> None:
         """Every lease has been closed."""
+        if self._control is not None:
+            self._control.stop()
         self.watch.stop()
         self.refill.stop()
         self.store.close()

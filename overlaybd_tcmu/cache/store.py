@@ -37,8 +37,12 @@ class Store:
         capacity: int,
         unit: int,
         clock: Callable[[], float] = time.monotonic,
+        private: bool = False,
     ) -> None:
-        """path: the cache's folder, made if it is missing; "": nothing is kept on disk."""
+        """
+        path: the cache's folder, made if it is missing; "": nothing is kept on disk. private: for
+        who is gone before it would be worth being the keeper.
+        """
         self.unit = unit
         self.misses = cachefile.Misses(unit)
         self._clock = clock
@@ -50,7 +54,7 @@ class Store:
         self._full_until = -1.0
         self._limit = rates.RateLimit(burst=1, period_s=60)
         self._spill = spill.Spill()
-        self.folder = folder.open_folder(path) if path else None
+        self.folder = folder.open_folder(path, private) if path else None
         self.room: Optional[room.Room] = None
         if self.folder is not None:
             limits = room.Limits(capacity, unit, clock)
@@ -172,10 +176,13 @@ class Store:
             used = set(self._entries)
         return sorted(used | set(self.folder.digests() if self.folder else []))
 
+    def pinned(self) -> FrozenSet[str]:
+        return self.room.pinned if self.room is not None else frozenset()
+
     def pin(self, digests: FrozenSet[str]) -> None:
         """These and no others are never evicted. OSError when that cannot be kept."""
         if self.folder is not None and self.room is not None:
-            self.folder.write_pinned(digests)
+            self.folder.pin(digests)
             self.room.pinned = digests
 
     # -- room's owner

@@ -156,12 +156,10 @@ def _how_to_open(
     opening: remote_layers.Opening,
 ) -> OpenLayer:
     """From the first of a layer's places that exists; only existence counts, as ever."""
-    places = [lower.file] if lower.file else []
-    if lower.dir:
-        places += [os.path.join(lower.dir, name) for name in LAYER_NAMES]
-    for place in places:
-        if os.path.exists(place):
-            return functools.partial(_open_local, number, place, direct)
+    place = local_place(lower)
+    if place is not None:
+        return functools.partial(_open_local, number, place, direct)
+    places = _places(lower)
     if not image_config.repo_blob_url:
         # The words for a remote layer without a registry; a lost local file is told apart.
         lost = f"no such file: {', '.join(places)}" if places else "neither file nor dir nor digest"
@@ -171,6 +169,19 @@ def _how_to_open(
         reason = f"failed to open layer {number}"
         raise errors.ImageError(reason, "neither a local file nor a digest")
     return functools.partial(opening.open_layer, number, lower)
+
+
+def local_place(lower: config.LowerConfig) -> Optional[str]:
+    """The local file a layer would be opened from; None: a registry has to have it."""
+    return next(filter(os.path.exists, _places(lower)), None)
+
+
+def _places(lower: config.LowerConfig) -> List[str]:
+    """Where a layer's file may be, best first."""
+    places = [lower.file] if lower.file else []
+    if lower.dir:
+        places += [os.path.join(lower.dir, name) for name in LAYER_NAMES]
+    return places
 
 
 def _open_upper(upper: config.UpperConfig, read_only: bool) -> Optional[native.Upper]:

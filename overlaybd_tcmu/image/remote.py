@@ -103,7 +103,7 @@ class Opening:
         self, remote: "Remote", leases: "Dict[int, service.Lease]"
     ) -> "Optional[downloader.Downloader]":
         settings = remote.download_settings(self._image)
-        if not settings.enable or not remote.downloads:
+        if not settings.enable or remote.short_lived:
             return None
         from ..download import downloader  # here for the reason Remote._start() has
 
@@ -138,15 +138,15 @@ class Remote:
         service_config: config.ServiceConfig,
         cache: "Optional[service.Cache]" = None,
         path: str = "",
-        downloads: bool = True,
+        short_lived: bool = False,
     ) -> None:
         """
         cache: one that is running, and stays the caller's. path: of the service configuration,
-        whose `download` counts as it is when a device starts. downloads: False for who is gone
-        before one could be of use.
+        whose `download` counts as it is when a device starts. short_lived: for who downloads
+        nothing in the background, and leaves the cache to a daemon.
         """
         self._service = service_config
-        self.downloads = downloads
+        self.short_lived = short_lived
         self._path = path
         self._lock = threading.Lock()
         self._cache = cache
@@ -186,7 +186,7 @@ class Remote:
         from ..registry import blob
 
         registry = blob.Registry(self._service)
-        cache = service.Cache(self._service, registry)
+        cache = service.Cache(self._service, registry, private=self.short_lived)
         cache.start()
 
         def stop() -> None:

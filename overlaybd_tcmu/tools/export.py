@@ -183,7 +183,7 @@ def run(options: argparse.Namespace) -> None:
     digest = Digest() if options.sha256 else None
     image = image_config.load(options.config)
     with contextlib.ExitStack() as stack:
-        remote_layers = remote.Remote(service, downloads=False)
+        remote_layers = remote.Remote(service, short_lived=True)
         stack.callback(remote_layers.stop)
         events = stack.enter_context(native.Events())
         reader = stack.enter_context(
