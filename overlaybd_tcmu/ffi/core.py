@@ -174,6 +174,29 @@ class TcmuStats(ctypes.Structure):
     ]
 
 
+class OutputOptions(ctypes.Structure):
+    _fields_ = [
+        ("path", c_char_p),
+        ("mode", c_uint32),
+        ("replace", c_uint32),
+        ("tar", c_uint32),
+        ("algo", c_uint32),
+        ("block_size", c_uint32),
+        ("final_header", c_uint32),
+        ("threads", c_uint32),
+    ]
+
+
+class CommitOptions(ctypes.Structure):
+    _fields_ = [
+        ("uuid", c_char_p),
+        ("parent_uuid", c_char_p),
+        ("message", c_char_p),
+        ("message_size", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
 STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_error": Error,
     "obd_event": Event,
@@ -186,6 +209,8 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_image_stats": ImageStats,
     "obd_tcmu_options": TcmuOptions,
     "obd_tcmu_stats": TcmuStats,
+    "obd_output_options": OutputOptions,
+    "obd_commit_options": CommitOptions,
 }
 
 
@@ -227,9 +252,10 @@ class Library:
         self._check_abi()
         self._bind_blobs(fn)
         self._bind_cache(fn)
-        self._bind_uppers(fn)
+        self._bind_layers(fn)
         self._bind_images(fn)
         self._bind_tcmu(fn)
+        self._bind_writing(fn)
 
     def _bind_blobs(self, fn: Callable[..., Any]) -> None:
         self.events_create = fn("events_create", c_int, [_RET], _check)
@@ -291,7 +317,11 @@ class Library:
         )
         self.cachefile_mark = fn("cachefile_mark", c_int, [_HANDLE, c_uint64], _check)
 
-    def _bind_uppers(self, fn: Callable[..., Any]) -> None:
+    def _bind_layers(self, fn: Callable[..., Any]) -> None:
+        self.layer_open = fn("layer_open", c_int, [_HANDLE, _RET, _ERROR], _check_text)
+        self.layer_close = fn("layer_close", None, [_HANDLE])
+        self.layer_info = fn("layer_info", None, [_HANDLE, POINTER(LayerInfo)])
+
         self.upper_create = fn(
             "upper_create",
             c_int,
@@ -307,10 +337,6 @@ class Library:
         self.upper_resize = fn("upper_resize", c_int, [_HANDLE, c_uint64, _ERROR], _check_text)
 
     def _bind_images(self, fn: Callable[..., Any]) -> None:
-        self.layer_open = fn("layer_open", c_int, [_HANDLE, _RET, _ERROR], _check_text)
-        self.layer_close = fn("layer_close", None, [_HANDLE])
-        self.layer_info = fn("layer_info", None, [_HANDLE, POINTER(LayerInfo)])
-
         self.image_create = fn(
             "image_create",
             c_int,
@@ -352,6 +378,31 @@ class Library:
         self.tcmu_stop = fn("tcmu_stop", None, [_HANDLE])
         self.tcmu_stats = fn("tcmu_stats", None, [_HANDLE, POINTER(TcmuStats)])
         self.tcmu_destroy = fn("tcmu_destroy", None, [_HANDLE])
+
+    def _bind_writing(self, fn: Callable[..., Any]) -> None:
+        self.task_create = fn("task_create", c_int, [_RET], _check)
+        self.task_destroy = fn("task_destroy", None, [_HANDLE])
+        self.task_stop = fn("task_stop", None, [_HANDLE])
+        self.task_progress = fn(
+            "task_progress", None, [_HANDLE, POINTER(c_uint64), POINTER(c_uint64)]
+        )
+
+        output = POINTER(OutputOptions)
+        self.commit = fn(
+            "commit",
+            c_int,
+            [_RET, c_uint32, _HANDLE, POINTER(CommitOptions), output, _HANDLE, _ERROR],
+            _check_text,
+        )
+        self.zfile_compress = fn(
+            "zfile_compress", c_int, [c_int, output, _HANDLE, _ERROR], _check_text
+        )
+        self.zfile_extract = fn(
+            "zfile_extract", c_int, [_HANDLE, output, _HANDLE, _ERROR], _check_text
+        )
+        self.zfile_verify = fn(
+            "zfile_verify", c_int, [_HANDLE, c_uint32, _HANDLE, _ERROR], _check_text
+        )
 
     def _bind(
         self,
