@@ -5,12 +5,15 @@ PYTHON ?= python3
 PREFIX ?= /opt/overlaybd
 DESTDIR ?=
 INSTALL_PYTHON ?= /usr/bin/python3
+UNITDIR ?= /lib/systemd/system
 PY = build/venv/bin/python
 PYTEST = $(PY) -m pytest
 # black reads no setup.cfg.
 BLACK = $(PY) -m black --quiet --line-length 100
 CHECKED = overlaybd_tcmu tests packaging native/build_backend.py
 CORE = build/native/libobd.so
+# Runs the programs for their --help, so it needs what they need.
+BUILD_PYTHON ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
 NATIVE = $(MAKE) --no-print-directory -j$(shell nproc) -C native
 export PYTHON
 
@@ -41,7 +44,7 @@ asan-core tsan-core: %-core: build/.setup
 
 # ---- testing: the floors in order; a red one makes those above it moot
 
-test: build lint unit native image tools registry cache download daemon bench-brief asan tsan vm ## everything that must hold
+test: build lint unit native image tools registry cache download daemon packages bench-brief asan tsan vm ## everything that must hold
 	@echo "test: every floor passed"
 
 check: build lint unit native image tools registry cache download daemon ## the floors that take less than two minutes
@@ -68,6 +71,9 @@ registry: registry-oldest
 registry-oldest: build
 	PYTHONPATH=build/oldest $(PYTEST) -q tests/registry/test_ranges.py tests/registry/test_connections.py \
 		tests/registry/test_tls.py
+
+packages: build ## DEB and RPM: built, unpacked, their programs run
+	$(PYTEST) -q -o faulthandler_timeout=0 tests/packages
 
 vm: build ## the service on a real kernel in a virtual machine
 	$(PYTEST) -q tests/vm
@@ -96,7 +102,10 @@ install: core ## into $(DESTDIR)$(PREFIX); what the packages call
 	find overlaybd_tcmu -name '*.py' -exec cp --parents -t "$(DESTDIR)$(PREFIX)/lib/python" {} +
 	$(PYTHON) packaging/launchers.py "$(DESTDIR)$(PREFIX)/bin" $(INSTALL_PYTHON) ../lib/python
 	install -m 644 packaging/overlaybd-tcmu.service "$(DESTDIR)$(PREFIX)"
+	install -D -m 644 -t "$(DESTDIR)$(UNITDIR)" packaging/overlaybd-tcmu.service
 	install -m 644 etc/overlaybd/overlaybd.json "$(DESTDIR)/etc/overlaybd"
+	install -D -m 644 packaging/overlaybd-tcmu.logrotate "$(DESTDIR)/etc/logrotate.d/overlaybd-tcmu"
+	$(BUILD_PYTHON) packaging/manpages.py "$(DESTDIR)/usr/share/man" "$(DESTDIR)/usr/share/bash-completion/completions"
 
 deb: ## a Debian package in build/deb
 	packaging/deb/build
@@ -108,5 +117,5 @@ clean: ## remove what was made; build/venv and images of virtual machines too
 	rm -rf build dist ./*.egg-info
 
 .PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image tools registry \
-	registry-oldest cache download daemon vm \
+	registry-oldest cache download daemon packages vm \
 	asan tsan run bench bench-brief install deb rpm clean

@@ -17,7 +17,8 @@ from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import core
 
 FLOORS = {
-    *("unit", "native", "image", "tools", "registry", "cache", "download", "daemon", "vm", "bench"),
+    *("unit", "native", "image", "tools", "registry", "cache", "download", "daemon", "packages"),
+    *("vm", "bench"),
 }
 NEED_CORE = {"native", "image", "tools", "cache", "download", "daemon", "bench"}
 VM_TIMEOUT_S = 900  # software emulation, and the first run makes the guest's disk
