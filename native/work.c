@@ -376,10 +376,13 @@ static void *helper_main(void *argument)
 
 	pthread_setname_np(pthread_self(), "obd-helper");
 	helper_loop(image, worker);
+	/* with the lock that helper_loop looked for work under: nobody may count on this thread any more */
+	image->work.threads--;
+	image->work.leaving++;
 	pthread_mutex_unlock(&image->work.lock);
 	obd_worker_destroy(worker);
 	pthread_mutex_lock(&image->work.lock);
-	image->work.threads--;
+	image->work.leaving--;
 	pthread_cond_broadcast(&image->work.gone);
 	pthread_mutex_unlock(&image->work.lock);
 	return NULL;
@@ -554,7 +557,7 @@ void obd_work_deinit(struct obd_image *image)
 	pthread_mutex_lock(&work->lock);
 	work->stop = true;
 	pthread_cond_broadcast(&work->wake);
-	while (work->threads)
+	while (work->threads || work->leaving)
 		pthread_cond_wait(&work->gone, &work->lock);
 	pthread_mutex_unlock(&work->lock);
 	while (work->spare) {
