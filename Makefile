@@ -41,7 +41,7 @@ asan-core tsan-core: %-core: build/.setup
 
 # ---- testing: the floors in order; a red one makes those above it moot
 
-test: build lint unit native image registry cache download daemon asan tsan vm ## everything that must hold
+test: build lint unit native image registry cache download daemon bench-brief asan tsan vm ## everything that must hold
 	@echo "test: every floor passed"
 
 check: build lint unit native image registry cache download daemon ## the floors that take less than two minutes
@@ -82,6 +82,9 @@ asan tsan:
 run: build ## serve a sample image in a virtual machine, and show it
 	$(PY) -m tests.vm.run
 
+bench-brief: build
+	$(PYTEST) -q tests/bench
+
 bench: build ## measure, and write the README's table
 	$(PY) -m tests.bench.bench --vm --readme
 
@@ -106,4 +109,4 @@ clean: ## remove what was made; build/venv and images of virtual machines too
 
 .PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image registry \
 	registry-oldest cache download daemon vm \
-	asan tsan run bench install deb rpm clean
+	asan tsan run bench bench-brief install deb rpm clean
