@@ -102,16 +102,25 @@ def _refuse_unsupported(image_config: config.ImageConfig) -> None:
             raise errors.ImageError("turboOCI layers are not supported yet", f"layer {number}")
 
 
-def _layer_path(image_config: config.ImageConfig, number: int, lower: config.LowerConfig) -> str:
-    """The first of a layer's places that exists; only existence counts, as ever."""
+def _places(lower: config.LowerConfig) -> List[str]:
     places = [lower.file] if lower.file else []
     if lower.dir:
         places += [os.path.join(lower.dir, name) for name in LAYER_NAMES]
-    for place in places:
-        if os.path.exists(place):
-            return place
+    return places
+
+
+def local_path(lower: config.LowerConfig) -> str:
+    """The first of a layer's places that exists; only existence counts, as ever. "": none does."""
+    return next((place for place in _places(lower) if os.path.exists(place)), "")
+
+
+def _layer_path(image_config: config.ImageConfig, number: int, lower: config.LowerConfig) -> str:
+    found = local_path(lower)
+    if found:
+        return found
     if not image_config.repo_blob_url:
         # The words for a remote layer without a registry; a lost local file is told apart.
+        places = _places(lower)
         lost = f"no such file: {', '.join(places)}" if places else "neither file nor dir nor digest"
         cause = "" if lower.digest else f"layer {number}: {lost}"
         raise errors.ImageError("empty repoBlobUrl", cause)

@@ -3,8 +3,9 @@
 What libtcmu's callbacks do: devices come (added), go (removed), and are never changed (reconfig).
 
 All callbacks run on the daemon's main thread, one after another; closing at the end runs them on a
-thread of its own while the main thread only waits. `_lock` guards the table of devices for whoever
-else looks at it; it is held for moments and no other lock is taken under it.
+thread of its own while the main thread only waits. `_lock` guards the table of devices, and what
+those that are gone have done, for whoever else looks at it; it is held for moments and no other
+lock is taken under it.
 """
 
 import concurrent.futures
@@ -16,7 +17,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional
 from .. import errors
 from ..ffi import libtcmu, native
 from ..image import config, opener
-from . import device, kernel
+from . import device, kernel, usage
 
 log = logging.getLogger("tcmu.handler")
 
@@ -28,6 +29,18 @@ DESCRIPTION = "overlaybd bs"
 ADOPTERS = 8
 
 OpenOne = Callable[[config.ImageConfig], native.Image]
+
+
+class Survey(NamedTuple):
+    """All devices at one moment, what those have done that are gone, and failed openings."""
+
+    devices: List[device.Report]
+    gone: usage.Usage
+    open_failures: int
+
+    def total(self) -> usage.Usage:
+        """Since the start, whatever has come and gone."""
+        return sum((one.usage for one in self.devices), self.gone)
 
 
 class Target(NamedTuple):
@@ -55,6 +68,8 @@ class Handler(libtcmu.Callbacks):
         self._lock = threading.Lock()
         self._devices: Dict[int, device.Device] = {}
         self._device_ids: Dict[str, int] = {}  # device id -> handle
+        self._retired = usage.NONE  # of devices that are gone
+        self._open_failures = 0
         self._adopting = False
         self._prepared: Dict[str, "concurrent.futures.Future[native.Image]"] = {}
 
@@ -72,6 +87,8 @@ class Handler(libtcmu.Callbacks):
             self._add(handle, name)
         except (errors.Error, OSError) as error:
             log.error("dev open failed name=%s error=%s", name, error)
+            with self._lock:
+                self._open_failures += 1
             return -(getattr(error, "errno", None) or errno.EIO)
         finally:
             if handle.address not in self._devices:
@@ -81,7 +98,9 @@ class Handler(libtcmu.Callbacks):
     def _add(self, handle: libtcmu.Device, name: str) -> None:
         target = parse_cfgstring(name)
         self._register(target, handle.address)
-        one = device.Device(handle, name, lambda: self._open_image(name, target))
+        one = device.Device(
+            handle, name, lambda: self._open_image(name, target), target.path, target.device_id
+        )
         if self._adopting:
             one.adopt()
         else:
@@ -91,10 +110,15 @@ class Handler(libtcmu.Callbacks):
 
     def removed(self, handle: libtcmu.Device) -> None:
         with self._lock:
-            one = self._devices.pop(handle.address, None)
+            one = self._devices.get(handle.address)
         self._unregister(handle.address)
-        if one is not None:
-            one.stop()
+        if one is None:
+            return
+        one.stop()
+        used = one.report().usage
+        with self._lock:  # at once: no survey may count it twice, or not at all
+            del self._devices[handle.address]
+            self._retired += used
 
     def reconfig(self, handle: libtcmu.Device, kind: int) -> int:
         log.warning("reconfig refused name=%s kind=%d", handle.cfgstring(), kind)
@@ -102,9 +126,31 @@ class Handler(libtcmu.Callbacks):
 
     def describe(self) -> List[str]:
         """A line a device."""
+        return [one.describe() for one in self._all()]
+
+    def survey(self) -> Survey:
+        """Everything there is to say, for machines."""
         with self._lock:
             devices = list(self._devices.values())
-        return [one.describe() for one in devices]
+            gone, failures = self._retired, self._open_failures
+        return Survey([one.report() for one in devices], gone, failures)
+
+    def report(self, name: str) -> Optional[device.Report]:
+        """Of the device with that uio name or device id."""
+        found = (one.report() for one in self._all())
+        return next((one for one in found if name in (one.uio, one.device_id)), None)
+
+    def snapshot(self, device_id: str, next_path: str) -> None:
+        """LookupError when there is no such device; else as Device.snapshot()."""
+        for one in self._all():
+            if one.device_id == device_id:
+                one.snapshot(next_path)
+                return
+        raise LookupError(device_id)
+
+    def _all(self) -> List[device.Device]:
+        with self._lock:
+            return list(self._devices.values())
 
     def begin_adoption(self) -> None:
         """

@@ -16,9 +16,12 @@ import pytest
 from overlaybd_tcmu.ffi import libtcmu
 from overlaybd_tcmu.tcmu import kernel
 
+from ..support import tcmu_kernel
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TIMEOUT_S = 20
+RING = 64 << 10  # of a device of the fake libtcmu
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +104,12 @@ class Service:
     def add(self, config_path, device_id=""):
         suffix = f";{device_id}" if device_id else ""
         return int(self.ask(f"add overlaybd/{config_path}{suffix}"))
+
+    def attach(self, number):
+        """The kernel's side of a device: put commands in, get answers out."""
+        self._socket.sendto(f"attach {number}".encode(), str(self.folder / "tcmu"))
+        _, descriptors, _, _ = socket.recv_fds(self._socket, 10, 2)
+        return tcmu_kernel.Kernel.attached(*descriptors, ring=RING)
 
     def add_live(self, *config_paths):
         """Devices that are there before the daemon is, as after a crash."""
