@@ -4,7 +4,8 @@ overlaybd-tcmu: the service. Arguments, configuration, log, signals; start, and 
 
 Threads: the main one handles what libtcmu has to say (devices coming and going); "signals" waits
 for signals, which every other thread has blocked, so that none interrupts a device's work; "events"
-writes what the data plane reports; one for each device stays in the core.
+writes what the data plane reports; one for each device stays in the core. The exporter and the API
+have their own (ops/).
 """
 
 import argparse
@@ -16,13 +17,16 @@ import signal
 import sys
 import threading
 import time
-from typing import Callable, List, Optional
+from typing import TYPE_CHECKING, Callable, List, Optional
 
 from . import __version__, audit, config, errors, log, notify
 from .ffi import libtcmu, native, process
 from .image import config as image_config
 from .image import opener
 from .tcmu import handler, kernel
+
+if TYPE_CHECKING:
+    from .ops import service as ops
 
 logger = logging.getLogger("daemon")
 
@@ -97,6 +101,7 @@ class Daemon:
         self._signals = signals
         self._drain = audit.Drain()
         self._handler = handler.Handler(self._open_image)
+        self._ops: Optional["ops.Service"] = None
         self._context: Optional[libtcmu.Context] = None
 
     def run(self) -> None:
@@ -106,6 +111,7 @@ class Daemon:
         try:
             self._start()
             self._signals.report_state = self._log_state
+            self._start_ops()
             notify.send("READY=1")
             self._serve()
             notify.send("STOPPING=1")
@@ -128,6 +134,15 @@ class Daemon:
         elapsed_ms = (time.monotonic() - started) * 1000
         count = len(self._handler.describe())
         logger.info("ready adopted=%d elapsed_ms=%.1f", count, elapsed_ms)
+
+    def _start_ops(self) -> None:
+        """The exporter and the API, when the disks are served."""
+        if not self._service.exporter.enable and not self._service.api.enable:
+            return
+        from .ops import service as ops  # here: it takes 200 ms, and nobody else need wait for it
+
+        self._ops = ops.Service(self._service, self._handler)
+        self._ops.start()
 
     def _serve(self) -> None:
         assert self._context is not None
@@ -162,6 +177,9 @@ class Daemon:
 
     def _close_devices(self) -> None:
         try:
+            if self._ops is not None:
+                self._ops.stop()
+                self._ops.join()
             if self._context is not None:
                 self._context.close()
             self._handler.end_adoption()

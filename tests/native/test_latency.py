@@ -10,7 +10,7 @@ import pytest
 from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import core, latency, native
 
-from ..support import layers, slowfs
+from ..support import engines, layers, slowfs
 from . import tcmu_device as scsi
 
 
@@ -98,7 +98,7 @@ def test_reads_of_the_page_cache_are_hits(layer):
         assert (stats.hits, stats.blocked) == (1, 0)
 
 
-@pytest.mark.parametrize("engine", [native.Engine.LIBAIO, native.Engine.POSIX_AIO])
+@pytest.mark.parametrize("engine", [one for one in engines.ALL if one is not native.Engine.PSYNC])
 def test_reads_of_an_engine_wait(layer, engine):
     with native.Image([native.Layer.open(str(layer), direct=True)], engine) as image:
         image.pread(4096, 0)

@@ -2,13 +2,15 @@
 """
 Imports point one way, and names of modules are imported, not names in them.
 
-    tools   daemon
-      |       |  `----- audit
-      |     tcmu          |
-      |       |           |
-      `---- image ------ ffi   formats
-              |           |       |
-              `-------- leaves ---'
+    tools   daemon ------ audit
+      |       |             |
+      |      ops            |
+      |       |             |
+      `---- tcmu            |
+              |             |
+            image -------- ffi   formats
+              |             |       |
+              `--------- leaves ----'
 
 Read top to bottom: whoever stands higher may import whoever stands lower, never the other way round
 nor sideways. Only ffi knows ctypes.
@@ -30,8 +32,9 @@ MAY_IMPORT = {
     "image": {"leaves", "formats", "ffi"},
     "tcmu": {"leaves", "ffi", "image"},
     "audit": {"leaves", "ffi"},
-    "daemon": {"leaves", "audit", "ffi", "image", "tcmu"},
-    "tools": {"leaves", "formats", "ffi", "image"},
+    "ops": {"leaves", "ffi", "image", "tcmu"},
+    "daemon": {"leaves", "audit", "ffi", "image", "tcmu", "ops"},
+    "tools": {"leaves", "formats", "ffi", "image", "tcmu"},
 }
 
 
