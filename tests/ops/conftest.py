@@ -79,7 +79,9 @@ class Daemon:
 
     def add(self, config, device_id=""):
         """The kernel's side of a new device."""
-        kernel = self.service.attach(self.service.add(config, device_id))
+        number = self.service.add(config, device_id)
+        assert number >= 0, self.service.log()
+        kernel = self.service.attach(number)
         self.kernels.append(kernel)
         return kernel
 
