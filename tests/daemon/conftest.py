@@ -159,8 +159,11 @@ class Service:
 
     def threads(self):
         """Names of the daemon's threads, as the kernel knows them."""
-        folder = pathlib.Path(f"/proc/{self.process.pid}/task")
-        return sorted((task / "comm").read_text().strip() for task in folder.iterdir())
+        found = []
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                found.append((task / "comm").read_text().strip())
+        return sorted(found)
 
     def wait_threads(self, names):
         """A joined thread is one to the kernel for a moment longer."""

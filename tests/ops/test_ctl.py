@@ -101,7 +101,7 @@ def test_hang_says_what_since_when_on_what(daemon, run, machine, rng):
     (daemon.folder / "slow").mkdir()
     with slowfs.SlowFile(config.parent / "layer", daemon.folder / "slow", patience_s=60) as slow:
         config.write_text(json.dumps({"lowers": [{"file": slow.path}]}))
-        daemon.start(program=("-c", IMPATIENT))
+        daemon.start(program=("-c", IMPATIENT), exporter={"updateInterval": 0})
         kernel = daemon.add(config)
         assert run("hang") == (ctl.EXIT_OK, ["no command has waited for 5 s"])
         slow.hold = 1000
