@@ -55,10 +55,10 @@ def test_a_waiting_command_is_seen_and_then_its_time(tmp_path, rng):
     (tmp_path / "slow").mkdir()
     with slowfs.SlowFile(tmp_path / "backing", tmp_path / "slow", patience_s=60) as slow:
         with scsi.Device([slow.path]) as device:
-            slow.hold = 1000
+            slow.hold, slow.pending_max = 1000, 0
             device.kernel.queue(scsi.read_10(scsi.MAPPED // 512 + 8, 8), 4096)
             device.kernel.kick()
-            one = wait_pending(device)
+            one = wait_pending(device, slow)
             assert (one.offset, one.count) == (scsi.MAPPED + 4096, 4096)
             assert one.kind == latency.Kind.READ
             time.sleep(0.02)
@@ -69,9 +69,9 @@ def test_a_waiting_command_is_seen_and_then_its_time(tmp_path, rng):
             assert_slow(device, 20e6)
 
 
-def wait_pending(device):
-    """The one command that is not answered; the test's time limit ends the waiting."""
-    while not latency.pending(device.tcmu):
+def wait_pending(device, slow):
+    """The one command, when its read is at the disk; the test's time limit ends the waiting."""
+    while not slow.pending_max:
         time.sleep(0.001)
     (one,) = latency.pending(device.tcmu)
     return one
