@@ -41,10 +41,10 @@ asan-core tsan-core: %-core: build/.setup
 
 # ---- testing: the floors in order; a red one makes those above it moot
 
-test: build lint unit native image daemon ops asan tsan vm ## everything that must hold
+test: build lint unit native image registry cache download daemon ops asan tsan vm ## everything that must hold
 	@echo "test: every floor passed"
 
-check: build lint unit native image daemon ops ## the floors that take less than two minutes
+check: build lint unit native image registry cache download daemon ops ## the floors that take less than two minutes
 
 lint: build/.setup ## formatting, style, types
 	$(BLACK) --check $(CHECKED) || { echo "black: 'make format' mends it"; exit 1; }
@@ -60,8 +60,14 @@ format: build/.setup ## lay out Python and C as lint wants it
 	$(BLACK) $(CHECKED)
 	build/venv/bin/clang-format -i native/*.[ch]
 
-unit native image daemon ops: build
+unit native image registry cache download daemon ops: build
 	$(PYTEST) -q tests/$@
+
+# What is about connections once more with the oldest libraries: urllib3 1.26 is another program.
+registry: registry-oldest
+registry-oldest: build
+	PYTHONPATH=build/oldest $(PYTEST) -q tests/registry/test_ranges.py tests/registry/test_connections.py \
+		tests/registry/test_tls.py
 
 vm: build ## the service on a real kernel in a virtual machine
 	$(PYTEST) -q tests/vm
@@ -98,5 +104,6 @@ rpm: ## an RPM in build/rpm
 clean: ## remove what was made; build/venv and images of virtual machines too
 	rm -rf build dist ./*.egg-info
 
-.PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image daemon vm \
+.PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image registry \
+	registry-oldest cache download daemon vm \
 	asan tsan run bench install deb rpm clean

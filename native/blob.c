@@ -11,7 +11,10 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "cachefile.h"
 #include "error.h"
+#include "miss.h"
+#include "pages.h"
 
 /** Size of what fd is, or -errno: a layer is a regular file or a block device, nothing else has bytes at offsets. */
 static int64_t size_of(int fd, const struct stat *st, const char *path, struct obd_error *err)
@@ -44,6 +47,14 @@ static bool in_memory(int fd)
 	struct statfs fs;
 
 	return !fstatfs(fd, &fs) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
+void obd_blob_probe(int fd, bool *nowait, bool *memory)
+{
+	struct stat st;
+
+	*nowait = has_nowait(fd);
+	*memory = !fstat(fd, &st) && S_ISREG(st.st_mode) && in_memory(fd);
 }
 
 /** -1 when the file system has no O_DIRECT, or when path has become another file since st was taken. */
@@ -80,8 +91,7 @@ static int blob_init(struct obd_blob *blob, const char *path, uint32_t flags, st
 		return obd_fail(err, ENOMEM, "%s: no memory", path);
 	if (flags & OBD_BLOB_DIRECT)
 		blob->direct_fd = open_direct(path, &st);
-	blob->nowait = has_nowait(blob->fd);
-	blob->memory = S_ISREG(st.st_mode) && in_memory(blob->fd);
+	obd_blob_probe(blob->fd, &blob->nowait, &blob->memory);
 	return 0;
 }
 
@@ -109,7 +119,10 @@ void obd_blob_close(struct obd_blob *blob)
 {
 	if (!blob)
 		return;
-	if (blob->fd >= 0)
+	obd_pages_destroy(blob->pages);
+	if (blob->cache)
+		obd_cachefile_close(blob->cache);
+	else if (blob->fd >= 0)
 		close(blob->fd);
 	if (blob->direct_fd >= 0)
 		close(blob->direct_fd);
@@ -117,23 +130,46 @@ void obd_blob_close(struct obd_blob *blob)
 	free(blob);
 }
 
-int obd_blob_pread(const struct obd_blob *blob, void *buf, size_t count, uint64_t offset)
+int64_t obd_preadv_all(int fd, struct iovec *list, int used, uint64_t count, uint64_t offset)
 {
-	uint8_t *to = buf;
-	uint64_t end;
+	const uint64_t wanted = count;
 
-	if (__builtin_add_overflow(offset, count, &end) || end > INT64_MAX)
-		return -EIO;
 	while (count) {
-		ssize_t r = pread(blob->fd, to, count, (off_t)offset);
+		ssize_t r = preadv(fd, list, used, (off_t)offset);
 
 		if (r < 0 && errno == EINTR)
 			continue;
-		if (r <= 0)
-			return r ? -errno : -EIO;
-		to += r;
-		count -= (size_t)r;
+		if (r < 0)
+			return -errno;
+		if (!r)
+			break;
+		count -= (uint64_t)r;
 		offset += (uint64_t)r;
+		while (r > 0 && (size_t)r >= list->iov_len) {
+			r -= (ssize_t)list->iov_len;
+			list++;
+			used--;
+		}
+		if (r > 0) {
+			list->iov_base = (uint8_t *)list->iov_base + r;
+			list->iov_len -= (size_t)r;
+		}
 	}
-	return 0;
+	return (int64_t)(wanted - count);
+}
+
+int obd_blob_pread(const struct obd_blob *blob, void *buf, size_t count, uint64_t offset)
+{
+	struct iovec list = {buf, count};
+	uint64_t end;
+	int64_t r;
+
+	if (__builtin_add_overflow(offset, count, &end) || end > INT64_MAX)
+		return -EIO;
+	if (blob->cache)
+		return end > blob->size ? -EIO : count ? obd_miss_pread(blob, buf, count, offset) : 0;
+	r = obd_preadv_all(blob->fd, &list, 1, count, offset);
+	if (r < 0)
+		return (int)r;
+	return r == (int64_t)count ? 0 : -EIO;
 }

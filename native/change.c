@@ -10,6 +10,7 @@
 #include "error.h"
 #include "image_private.h"
 #include "lsmt_record.h"
+#include "miss.h"
 #include "upper.h"
 
 enum {
@@ -90,14 +91,22 @@ static struct obd_upper_write write_of(const struct obd_piece *piece)
 
 /* ---- a sparse layer over others ---- */
 
-/* Its file system knows whole blocks only: what of the block at sector is not the layer's own yet becomes so. */
+/*
+ * Its file system knows whole blocks only: what of the block at sector is not the layer's own yet becomes so. What is
+ * below may be missing yet: then the whole change waits for it, and is made again.
+ */
 static int fill_block(struct obd_worker *worker, struct obd_upper *upper, uint64_t sector)
 {
 	const uint64_t size = worker->image->info.virtual_size, offset = sector * OBD_SECTOR;
 	const uint64_t count = size - offset < upper->unit ? size - offset : upper->unit;
 	struct iovec iov = {malloc(count), (size_t)count};
 	struct obd_request request = {.op = OBD_READ, .offset = offset, .count = count, .iov = &iov, .iov_count = 1};
-	const struct obd_piece piece = {.request = &request, .count = count};
+	const struct obd_piece piece = {
+		.request = &request,
+		.count = count,
+		.rejected_layer = worker->changing->rejected_layer,
+		.rejected_block = worker->changing->rejected_block,
+	};
 	const struct obd_upper_write write = {.sector = sector, .sectors = count / OBD_SECTOR, .iov = &iov};
 	int r = iov.iov_base ? obd_read_piece(worker, &piece) : -ENOMEM;
 
@@ -211,7 +220,7 @@ static const char *const doing[] = {
 
 static int change_failed(struct obd_worker *worker, const struct obd_upper *upper, enum obd_op op, int r)
 {
-	return r && r != -EAGAIN
+	return r && r != -EAGAIN && r != OBD_MISSING
 		       ? obd_fail(&worker->error, -r, "%s: %s: %s", upper->layer.blob->path, doing[op], strerror(-r))
 		       : r;
 }
@@ -257,6 +266,7 @@ static int write_together(struct obd_worker *worker, const struct obd_piece *pie
 	struct obd_upper *upper;
 	int r;
 
+	worker->changing = &pieces[0];
 	if (!worker->may_block && start < __atomic_load_n(&image->avoid_until, __ATOMIC_RELAXED))
 		return -EAGAIN;
 	upper = begin_change(worker, &r);
@@ -309,6 +319,7 @@ int obd_change_piece(struct obd_worker *worker, const struct obd_piece *piece)
 		return write_piece(worker, piece);
 	if (!worker->may_block)
 		return -EAGAIN;
+	worker->changing = piece;
 	upper = begin_change(worker, &r);
 	if (!upper)
 		return request->op == OBD_FLUSH ? 0 : r; /* nothing is ever unwritten */
@@ -339,7 +350,9 @@ static void count_change(struct obd_worker *worker, const struct obd_request *re
 
 static void finish(struct obd_worker *worker, const struct obd_piece *piece, int r)
 {
-	if (r == -EAGAIN && !worker->may_block)
+	if (r == OBD_MISSING)
+		obd_miss_park(worker, piece);
+	else if (r == -EAGAIN && !worker->may_block)
 		obd_work_blocked(worker->image, piece);
 	else
 		obd_piece_done(worker, piece, r);

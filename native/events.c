@@ -11,7 +11,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "clock.h"
 
 enum { CAPACITY = 256 };
 
@@ -27,15 +28,11 @@ struct obd_events {
 int obd_events_create(struct obd_events **ret)
 {
 	struct obd_events *events = calloc(1, sizeof(*events));
-	pthread_condattr_t attr;
 
 	if (!events)
 		return -ENOMEM;
 	pthread_mutex_init(&events->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&events->filled, &attr);
-	pthread_condattr_destroy(&attr);
+	obd_cond_init(&events->filled);
 	*ret = events;
 	return 0;
 }
@@ -68,26 +65,12 @@ void obd_events_push(struct obd_events *events, const struct obd_event *event)
 
 int obd_events_next(struct obd_events *events, int timeout_ms, struct obd_event *ret)
 {
-	struct timespec until;
-	int got = 0;
+	const uint64_t deadline = obd_deadline_ns(timeout_ms);
+	int got = 0, r = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	if (timeout_ms > 0) {
-		until.tv_sec += timeout_ms / 1000;
-		until.tv_nsec += (timeout_ms % 1000) * 1000000L;
-		if (until.tv_nsec >= 1000000000L) {
-			until.tv_sec++;
-			until.tv_nsec -= 1000000000L;
-		}
-	}
 	pthread_mutex_lock(&events->lock);
-	while (events->count == 0 && !events->stopped) {
-		int r = timeout_ms < 0 ? pthread_cond_wait(&events->filled, &events->lock)
-				       : pthread_cond_timedwait(&events->filled, &events->lock, &until);
-
-		if (r == ETIMEDOUT)
-			break;
-	}
+	while (events->count == 0 && !events->stopped && r != ETIMEDOUT)
+		r = obd_cond_wait_until(&events->filled, &events->lock, deadline);
 	if (events->count) {
 		*ret = events->ring[events->head];
 		events->head = (events->head + 1) % CAPACITY;

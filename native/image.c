@@ -15,8 +15,8 @@ enum {
 	DEPTH = 64,
 	DEPTH_MAX = 1024,
 	SLOW_READ_US = 10000,
-	/* what is read ahead of the decoder at once: a piece of 4 KiB blocks, or two 64 KiB ones */
-	STORED = 132 * 1024,
+	/* what is read ahead of the decoder at once: any block, or half a piece of smaller ones */
+	STORED = 68 * 1024,
 };
 
 /* ---- workers ---- */
@@ -135,11 +135,13 @@ void obd_report_error(struct obd_worker *worker, enum obd_op op, uint64_t offset
 	obd_events_push(worker->image->events, &event);
 }
 
-void obd_report_slow(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
+void obd_report_wait(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
 		     uint64_t latency_ns)
 {
 	struct obd_event event = {.kind = OBD_EVENT_SLOW_READ, .offset = offset, .count = count};
 
+	obd_count(&worker->counters.blocked, 1);
+	obd_latency_add(&worker->counters.stages[OBD_STAGE_DISK], latency_ns);
 	if (latency_ns < worker->image->options.slow_read_us * UINT64_C(1000))
 		return;
 	obd_count(&worker->counters.slow_reads, 1);
@@ -211,6 +213,7 @@ void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret)
 		.write_bytes = sum.write_bytes,
 		.discards = sum.discards,
 		.flushes = sum.flushes,
+		.in_place = sum.in_place,
 		.inflight_max = __atomic_load_n(&image->inflight_max, __ATOMIC_RELAXED),
 	};
 	pthread_mutex_lock(&locked->work.lock);
@@ -349,6 +352,10 @@ static int start_engine(struct obd_image *image, struct obd_layer **layers, uint
 	/* engines plan reads and come back later: what is written meanwhile must not be missed */
 	if (image->upper)
 		engine = NULL;
+	/* what is fetched as it is read comes from the page cache, where it was just put */
+	for (uint32_t i = 0; engine && i < count; i++)
+		if (layers[i]->blob->cache)
+			engine = NULL;
 	for (uint32_t i = 0; engine && engine->direct && i < count; i++) {
 		if (layers[i]->blob->direct_fd >= 0)
 			continue;
@@ -406,6 +413,8 @@ int obd_image_create(struct obd_layer **layers, uint32_t count, struct obd_upper
 	else
 		r = take_options(image, options, err);
 	if (!r)
+		r = obd_rest_init(image, err);
+	if (!r)
 		r = merge_layers(image, layers, count, err);
 	if (!r)
 		r = take_upper(image, upper, err);
@@ -426,6 +435,7 @@ int obd_image_create(struct obd_layer **layers, uint32_t count, struct obd_upper
 		return r;
 	}
 	memcpy(image->layers, layers, count * sizeof(*image->layers));
+	obd_rest_map(image);
 	*ret = image;
 	return 0;
 }

@@ -27,9 +27,12 @@ struct obd_work {
 	unsigned small_us;   /**< what the requests in small will cost, roughly */
 	unsigned since_bulk; /**< small pieces taken since the last bulk one, so that bulk cannot starve */
 	struct obd_piece *blocked, **blocked_tail; /**< pieces that have to wait for the disk */
+	struct obd_piece *resumed, **resumed_tail; /**< pieces that waited for the registry and need not any more */
 	struct obd_piece *spare;		   /**< piece records to reuse */
 	struct obd_slot *ready, **ready_tail;	   /**< slots whose reads are done */
 	struct obd_slot *free_slots;
+	unsigned slots_used;	/**< not free now */
+	uint64_t slots_taken;	/**< so far, since their memory was last given back */
 	unsigned threads, idle; /**< alive; asleep */
 	unsigned busy;		/**< atomic: threads busy with work that is not in blocked */
 	unsigned wakes;		/**< sleepers that have been called and are not up yet */
@@ -52,13 +55,19 @@ struct obd_image {
 	uint64_t avoid_until;	      /**< atomic, ns: the disk is behind, front ends' threads write nothing */
 	uint32_t block_size_max;      /**< largest ZFile block of any layer, 0 when all are raw */
 	unsigned small_cost_us;	      /**< what a 4 KiB read costs, roughly; decides whether waking a helper pays */
+	uint64_t busy_reads;	      /**< reads of a worker within an epoch, above which it reads in place */
+	bool in_place;		      /**< some layer has pages */
+	unsigned idle_ms;	      /**< what is kept only for busy times is given back after so long */
+	uint64_t epoch;		      /**< atomic: when what is known of pages will be too old, ns of obd_recent_ns */
 	struct obd_work work;
 	const struct obd_engine_ops *engine; /**< NULL: psync */
 	struct obd_engine_state *engine_state;
 	struct obd_slot *slots;
 	uint8_t *slot_memory;
-	unsigned inflight, inflight_max; /**< atomic: reads in flight towards the disk */
-	pthread_mutex_t workers_lock;	 /**< guards the next three */
+	uint64_t rest_slots_taken, rest_since; /**< slots_taken when the front end last rested; since when it is that */
+	unsigned inflight, inflight_max;       /**< atomic: reads in flight towards the disk */
+	int cancelled;		      /**< under the lock of the misses: what pieces that would wait end with */
+	pthread_mutex_t workers_lock; /**< guards the next three */
 	struct obd_worker *workers, *lent;
 	struct obd_counters retired; /**< of workers that are gone */
 };
@@ -77,6 +86,8 @@ static inline struct obd_index *obd_image_index(const struct obd_image *image)
 void obd_work_init(struct obd_image *image);
 void obd_work_deinit(struct obd_image *image);
 void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece);
+/** The piece, a record of its own that becomes ours, shall be tried again. */
+void obd_work_resume(struct obd_image *image, struct obd_piece *piece);
 /** The slot's reads are done; some thread of ours, or whoever calls obd_image_work, will finish it. */
 void obd_work_ready(struct obd_image *image, struct obd_slot *slot);
 void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot);
@@ -96,6 +107,15 @@ void obd_slots_deinit(struct obd_image *image);
 void obd_slot_run(struct obd_worker *worker, struct obd_slot *slot);
 void obd_slot_finish(struct obd_worker *worker, struct obd_slot *slot);
 
+/* rest.c; obd_image_rest is there too */
+int obd_rest_init(struct obd_image *image, struct obd_error *err);
+/** Maps the layers where that is of use. */
+void obd_rest_map(struct obd_image *image);
+/** Forgets all pages of the layers. */
+void obd_image_forget(struct obd_image *image);
+/** When they are forgotten next, ns of obd_recent_ns; a new value means that they just were. */
+uint64_t obd_image_epoch(struct obd_image *image);
+
 /* image.c */
 /** The merged index of layers, none of which may be NULL. 0 or -errno; -EFBIG as obd_index_create. */
 int obd_image_merge(struct obd_layer *const *layers, uint32_t count, struct obd_index **ret);
@@ -107,7 +127,8 @@ void obd_image_return(struct obd_worker *worker);
 void obd_inflight_add(struct obd_image *image);
 void obd_inflight_sub(struct obd_image *image);
 void obd_report_error(struct obd_worker *worker, enum obd_op op, uint64_t offset, uint64_t count, int code);
-void obd_report_slow(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
+/** A read that waited for the disk: counted, and told when it was slow. */
+void obd_report_wait(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
 		     uint64_t latency_ns);
 
 #endif

@@ -68,13 +68,94 @@ OBD_PUBLIC void obd_events_destroy(struct obd_events *events);
 OBD_PUBLIC int obd_events_next(struct obd_events *events, int timeout_ms, struct obd_event *ret);
 OBD_PUBLIC void obd_events_stop(struct obd_events *events);
 
-/* ---- blob: a file descriptor and (from the registry issue on) a presence map ---- */
+/* ---- blob: a file descriptor and a presence map ---- */
 
 struct obd_blob;
 #define OBD_BLOB_DIRECT 1u /**< also open an O_DIRECT descriptor; silently absent where the file system has none */
 
 OBD_PUBLIC int obd_blob_open(const char *path, uint32_t flags, struct obd_blob **ret, struct obd_error *err);
 OBD_PUBLIC void obd_blob_close(struct obd_blob *blob);
+
+/* ---- misses: what readers want and do not find; one queue for all the files of a cache ---- */
+
+enum obd_miss_kind {
+	OBD_MISS_READ = 1,  /**< somebody waits for it, or will in a moment */
+	OBD_MISS_AHEAD = 2, /**< a unit was read that obd_cachefile_mark had marked; nobody waits */
+};
+
+struct obd_miss {
+	uint64_t file;	 /**< id given to obd_cachefile_open */
+	uint64_t reader; /**< tells readers apart, and nothing else */
+	uint64_t offset; /**< in the file; whole units, less at its end */
+	uint64_t count;
+	uint32_t kind; /**< enum obd_miss_kind */
+	uint32_t reserved;
+};
+
+struct obd_misses;
+/** unit: bytes fetched at once, a power of two of at least 4096. */
+OBD_PUBLIC int obd_misses_create(uint32_t unit, struct obd_misses **ret);
+/** Every file is closed. */
+OBD_PUBLIC void obd_misses_destroy(struct obd_misses *misses);
+/**
+ * Takes up to max entries; each is then the caller's to end, with obd_cachefile_settle or obd_cachefile_fail, and until
+ * then it is not reported again. The count; 0: timeout_ms passed (-1: no limit); -ESHUTDOWN: stopped.
+ */
+OBD_PUBLIC int obd_misses_next(struct obd_misses *misses, int timeout_ms, struct obd_miss *ret, uint32_t max);
+OBD_PUBLIC void obd_misses_stop(struct obd_misses *misses);
+/** What obd_cachefile_heat shows of units read from now on; 31 bits. */
+OBD_PUBLIC void obd_misses_set_epoch(struct obd_misses *misses, uint32_t epoch);
+/** Readers that wait now. */
+OBD_PUBLIC uint32_t obd_misses_parked(struct obd_misses *misses);
+
+/* ---- cachefile: the local, sparse copy of a remote blob; ranges begin at multiples of 4096 ---- */
+
+struct obd_cachefile;
+/**
+ * Opens or makes the file; nothing of it counts as present. An empty path: no file, everything goes to the spill.
+ * id is what misses call it. misses outlives it.
+ */
+OBD_PUBLIC int obd_cachefile_open(struct obd_misses *misses, const char *path, uint64_t size, uint64_t id,
+				  struct obd_cachefile **ret, struct obd_error *err);
+/** Gives up the caller's hold; blobs keep theirs. */
+OBD_PUBLIC void obd_cachefile_close(struct obd_cachefile *file);
+/** A blob that reads through the file. Opening a layer from it waits for missing bytes, timeout_ms from now at most. */
+OBD_PUBLIC int obd_blob_cached(struct obd_cachefile *file, int timeout_ms, struct obd_blob **ret,
+			       struct obd_error *err);
+/** Ends the waiting of whoever opens a layer from the blob: ECANCELED. */
+OBD_PUBLIC void obd_blob_cancel(struct obd_blob *blob);
+/**
+ * Writes whole granules (4096 bytes, less at the file's end) and wakes those who wait for them. sums, unless NULL,
+ * gets a checksum of each granule, never 0. -errno: the file did not take them.
+ */
+OBD_PUBLIC int obd_cachefile_fill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset,
+				  uint32_t *sums);
+/** As fill, into memory beside the file. */
+OBD_PUBLIC int obd_cachefile_spill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset);
+/** Makes those granules present whose bytes in the file have the checksum given (0: none). Their number. */
+OBD_PUBLIC int64_t obd_cachefile_recover(struct obd_cachefile *file, uint64_t offset, uint64_t count,
+					 const uint32_t *sums);
+/** A taken range is done with: what readers still miss of it is reported again. */
+OBD_PUBLIC void obd_cachefile_settle(struct obd_cachefile *file, uint64_t offset, uint64_t count);
+/** Everybody who waits for bytes of the range gets this errno. */
+OBD_PUBLIC void obd_cachefile_fail(struct obd_cachefile *file, uint64_t offset, uint64_t count, int error);
+/** As fail, for those alone who open a layer: reads of images wait on, and the range stays wanted. */
+OBD_PUBLIC void obd_cachefile_refuse(struct obd_cachefile *file, uint64_t offset, uint64_t count, int error);
+/** Gives the range's room back; a reader in the middle of it reads again. */
+OBD_PUBLIC int obd_cachefile_evict(struct obd_cachefile *file, uint64_t offset, uint64_t count);
+/** As evict, of what is in memory. */
+OBD_PUBLIC int obd_cachefile_unspill(struct obd_cachefile *file, uint64_t offset, uint64_t count);
+/** From now on the blob is read from the whole copy at path; readers notice nothing. */
+OBD_PUBLIC int obd_cachefile_switch(struct obd_cachefile *file, const char *path, struct obd_error *err);
+/** The next range at or after offset that the file does not have. 1 found, 0 none. */
+OBD_PUBLIC int obd_cachefile_next_gap(const struct obd_cachefile *file, uint64_t offset, uint64_t *start,
+				      uint64_t *end);
+/** Copies what is present from offset on, up to the first gap; bytes or -errno. */
+OBD_PUBLIC int64_t obd_cachefile_copy(struct obd_cachefile *file, void *buf, size_t count, uint64_t offset);
+/** The epoch of the last read of each of count units; 0: not since the file was opened. */
+OBD_PUBLIC int obd_cachefile_heat(const struct obd_cachefile *file, uint64_t unit, uint32_t count, uint32_t *ret);
+/** The next read of the unit at offset is reported, once, as OBD_MISS_AHEAD. */
+OBD_PUBLIC int obd_cachefile_mark(struct obd_cachefile *file, uint64_t offset);
 
 /* ---- layer: one read-only LSMT layer in a blob, however wrapped ---- */
 
@@ -177,7 +258,8 @@ struct obd_image_stats {
 	uint64_t inflight_max;			/**< most reads in flight towards the disk at one moment */
 	uint64_t blocks_decoded, block_hits;	/**< ZFile blocks decoded; blocks found decoded */
 	uint64_t slow_reads;
-	uint64_t threads; /**< helper threads alive now */
+	uint64_t in_place; /**< reads of layer files that found the bytes in the page cache and copied nothing */
+	uint64_t threads;  /**< helper threads alive now */
 	uint64_t writes, write_bytes, discards, flushes;
 };
 
@@ -223,6 +305,12 @@ OBD_PUBLIC int obd_image_snapshot(struct obd_image *image, struct obd_upper *nex
 				  const char *config_to, struct obd_error *err);
 /** The next mapped range at or after offset, [*start, *end), clamped to the virtual size. 1 found, 0 none. */
 OBD_PUBLIC int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t *start, uint64_t *end);
+/** Requests that wait for missing bytes end with this errno, now and from now on. */
+OBD_PUBLIC void obd_image_cancel(struct obd_image *image, int error);
+/** Those that have waited for age_ms end with this errno; their number. */
+OBD_PUBLIC uint32_t obd_image_expire(struct obd_image *image, uint32_t age_ms, int error);
+/** How many wait, and how long the oldest has. */
+OBD_PUBLIC uint32_t obd_image_parked(const struct obd_image *image, uint64_t *oldest_ms);
 
 /* ---- the TCMU front end: one per device ---- */
 

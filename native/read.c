@@ -6,22 +6,27 @@
 #include "read.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "error.h"
 #include "image_private.h"
+#include "miss.h"
 #include "upper.h"
 
-enum walk_mode { WALK_NOW, WALK_PLAN, WALK_FINISH };
+/* A read that finds bytes missing goes on as a probe: so all that the piece lacks is asked for at once. */
+enum walk_mode { WALK_NOW, WALK_PLAN, WALK_FINISH, WALK_PROBE };
 
 struct walk {
 	struct obd_worker *worker;
 	enum walk_mode mode;
-	/* where the next byte goes; unused while planning */
+	const struct obd_piece *piece; /**< NULL unless reading now */
+	/* where the next byte goes; unused while planning or probing */
 	const struct iovec *iov;
 	size_t skip;
 	uint64_t done;	/**< bytes of the piece behind us */
+	bool in_place;	/**< pages may be touched */
 	bool streaming; /**< what follows the piece will be wanted next, on this thread */
 	/* planned reads */
 	struct obd_slot *slot;
@@ -30,10 +35,16 @@ struct walk {
 
 /* A plan is full; not an error, and never seen outside this file. */
 enum { PLAN_FULL = -ENOBUFS };
+enum { LONG_READ = 16 * 1024 /**< bytes that count for one read more */ };
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
+}
+
+static inline bool delivers(const struct walk *walk)
+{
+	return walk->mode == WALK_NOW || walk->mode == WALK_FINISH;
 }
 
 /* ---- the output side ---- */
@@ -61,7 +72,7 @@ static inline size_t out_room(const struct walk *walk)
 static inline void out_advance(struct walk *walk, uint64_t count)
 {
 	walk->done += count;
-	if (walk->mode == WALK_PLAN)
+	if (!delivers(walk))
 		return;
 	while (count && count >= out_room(walk)) {
 		count -= out_room(walk);
@@ -85,7 +96,7 @@ static void out_copy(struct walk *walk, const uint8_t *from, uint64_t count)
 
 static void out_zero(struct walk *walk, uint64_t count)
 {
-	if (walk->mode == WALK_PLAN) {
+	if (!delivers(walk)) {
 		walk->done += count;
 		return;
 	}
@@ -121,48 +132,56 @@ static int out_list(struct walk *walk, uint64_t count, uint64_t *covered)
 
 /* ---- the disk side ---- */
 
-/* The blocking read, timed and counted: only ever on a thread that may wait. Advances the list as it goes. */
+/* Asks for the range; the first of a piece is what it will wait for. */
+static void missing(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count)
+{
+	obd_miss_want(layer->blob->cache, offset, count, worker->image);
+	if (worker->miss.file)
+		return;
+	worker->miss.file = layer->blob->cache;
+	worker->miss.offset = offset;
+	worker->miss.count = count;
+}
+
+/* The blocking read, timed and counted: only ever on a thread that may wait. Uses the list up. */
 static int read_waiting(struct obd_worker *worker, const struct obd_layer *layer, struct iovec *list, int used,
 			uint64_t count, uint64_t offset)
 {
-	const uint64_t wanted = count, from = offset;
 	const uint64_t start = obd_now_ns();
-	uint64_t took;
-	int result = 0;
+	int64_t r;
 
-	obd_count(&worker->counters.blocked, 1);
 	obd_inflight_add(worker->image);
-	while (count) {
-		ssize_t r = preadv(layer->blob->fd, list, used, (off_t)offset);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0) {
-			result = r ? obd_fail(&worker->error, errno, "%s: reading %llu bytes at offset %llu: %s",
-					      layer->blob->path, (unsigned long long)wanted, (unsigned long long)from,
-					      strerror(errno))
-				   : obd_fail(&worker->error, EIO,
-					      "%s: the file ends at offset %llu, %llu bytes were expected there",
-					      layer->blob->path, (unsigned long long)offset, (unsigned long long)count);
-			break;
-		}
-		count -= (uint64_t)r;
-		offset += (uint64_t)r;
-		while (r > 0 && (size_t)r >= list->iov_len) {
-			r -= (ssize_t)list->iov_len;
-			list++;
-			used--;
-		}
-		if (r > 0) {
-			list->iov_base = (uint8_t *)list->iov_base + r;
-			list->iov_len -= (size_t)r;
-		}
-	}
+	r = layer->blob->cache ? obd_cachefile_preadv(layer->blob->cache, list, used, count, offset, true)
+			       : obd_preadv_all(layer->blob->fd, list, used, count, offset);
 	obd_inflight_sub(worker->image);
-	took = obd_now_ns() - start;
-	obd_latency_add(&worker->counters.stages[OBD_STAGE_DISK], took);
-	obd_report_slow(worker, layer, from, wanted, took);
-	return result;
+	obd_report_wait(worker, layer, offset, count, obd_now_ns() - start);
+	if (r == OBD_MISSING || (layer->blob->cache && !r))
+		return (int)r;
+	if (r < 0)
+		return obd_fail(&worker->error, (int)-r, "%s: reading %llu bytes at offset %llu: %s", layer->blob->path,
+				(unsigned long long)count, (unsigned long long)offset, strerror((int)-r));
+	if ((uint64_t)r < count)
+		return obd_fail(&worker->error, EIO, "%s: the file ends at offset %llu, %llu bytes were expected there",
+				layer->blob->path, (unsigned long long)offset + (uint64_t)r,
+				(unsigned long long)count - (uint64_t)r);
+	return 0;
+}
+
+/* As read_list, for a layer that is fetched as it is read. */
+static int read_cached(struct obd_worker *worker, const struct obd_layer *layer, int used, uint64_t count,
+		       uint64_t offset)
+{
+	int r = obd_cachefile_preadv(layer->blob->cache, worker->iov, used, count, offset, false);
+
+	obd_count(&worker->counters.hits, !r);
+	if (r == -EAGAIN && worker->may_block)
+		r = read_waiting(worker, layer, worker->iov, used, count, offset);
+	else if (r && r != -EAGAIN && r != OBD_MISSING)
+		obd_fail(&worker->error, -r, "%s: reading %llu bytes at offset %llu: %s", layer->blob->path,
+			 (unsigned long long)count, (unsigned long long)offset, strerror(-r));
+	if (r == OBD_MISSING)
+		missing(worker, layer, offset, count);
+	return r;
 }
 
 /* Reads into worker->iov[0, used): at once when the page cache has it, else by waiting, else -EAGAIN. */
@@ -174,18 +193,32 @@ static int read_list(struct obd_worker *worker, const struct obd_layer *layer, i
 
 	obd_count(&worker->counters.disk_reads, 1);
 	obd_count(&worker->counters.disk_bytes, count);
+	if (blob->cache)
+		return read_cached(worker, layer, used, count, offset);
 	if (blob->memory)
 		r = used == 1 ? pread(blob->fd, worker->iov[0].iov_base, (size_t)count, (off_t)offset)
 			      : preadv(blob->fd, worker->iov, used, (off_t)offset);
 	else if (blob->nowait)
 		r = preadv2(blob->fd, worker->iov, used, (off_t)offset, RWF_NOWAIT);
-	if (r == (ssize_t)count) {
-		obd_count(&worker->counters.hits, 1);
+	obd_count(&worker->counters.hits, r == (ssize_t)count);
+	if (r == (ssize_t)count)
 		return 0;
-	}
 	if (!worker->may_block && !blob->memory)
 		return -EAGAIN;
 	return read_waiting(worker, layer, worker->iov, used, count, offset);
+}
+
+/* Where the range lies in the page cache; NULL: nowhere, or nobody knows. */
+static const uint8_t *find_in_place(struct walk *walk, const struct obd_layer *layer, uint64_t offset, uint64_t count)
+{
+	struct obd_pages *pages = layer->blob->pages;
+
+	if (!walk->in_place || !pages || offset > pages->size || count > pages->size - offset)
+		return NULL;
+	if (!obd_pages_seen(pages, offset, count) && !obd_pages_ask(pages, offset, count))
+		return NULL;
+	obd_count(&walk->worker->counters.in_place, 1);
+	return pages->bytes + offset;
 }
 
 /* ---- planning ---- */
@@ -216,6 +249,15 @@ static int plan_read(struct walk *walk, const struct obd_layer *layer, uint64_t 
 	return 0;
 }
 
+/* Planning's counterpart for a piece that cannot be served yet: what else does it lack? */
+static void probe_read(struct walk *walk, const struct obd_layer *layer, uint64_t offset, uint64_t count)
+{
+	uint64_t at = offset, size = count;
+
+	if (layer->blob->cache && obd_cachefile_missing(layer->blob->cache, &at, &size))
+		missing(walk->worker, layer, at, size);
+}
+
 /* The wanted bytes of the next finished read. */
 static int take_planned(struct walk *walk, const struct obd_io **ret, const uint8_t **bytes)
 {
@@ -242,10 +284,14 @@ static int raw_data(struct walk *walk, const struct obd_layer *layer, uint64_t o
 {
 	offset += layer->base;
 	while (count) {
+		const uint8_t *there = walk->mode == WALK_NOW ? find_in_place(walk, layer, offset, count) : NULL;
 		uint64_t part = count;
 		int r;
 
-		if (walk->mode == WALK_NOW) {
+		if (there) {
+			out_copy(walk, there, count);
+			obd_pages_check(layer->blob->pages);
+		} else if (walk->mode == WALK_NOW) {
 			int used = 1;
 
 			if (out_room(walk) >= count)
@@ -253,9 +299,14 @@ static int raw_data(struct walk *walk, const struct obd_layer *layer, uint64_t o
 			else
 				used = out_list(walk, count, &part);
 			r = read_list(walk->worker, layer, used, part, offset);
-			if (r)
+			if (r == OBD_MISSING)
+				walk->mode = WALK_PROBE;
+			else if (r)
 				return r;
 			out_advance(walk, part);
+		} else if (walk->mode == WALK_PROBE) {
+			probe_read(walk, layer, offset, count);
+			out_advance(walk, count);
 		} else if (walk->mode == WALK_PLAN) {
 			/* two aligned ends may add up to two alignment units to what is asked for */
 			part = min_u64(count, OBD_SLOT_BUFFER - 2 * OBD_DIRECT_ALIGN);
@@ -344,6 +395,30 @@ static int decode_block(struct walk *walk, const struct obd_layer *layer, uint64
 	return 0;
 }
 
+/*
+ * A block of a lazily fetched layer that does not decode is forgotten and fetched anew, once for each piece that meets
+ * it. false: it was already, or it cannot be fetched.
+ */
+static bool reject_block(struct walk *walk, const struct obd_layer *layer, uint64_t block)
+{
+	struct obd_worker *worker = walk->worker;
+	const uint64_t at = obd_zfile_at(layer->zfile, block);
+	const uint64_t count = obd_zfile_at(layer->zfile, block + 1) - at;
+	char text[sizeof(worker->error.text) + 16];
+
+	if (!walk->piece || !layer->blob->cache || !obd_cachefile_reject(layer->blob->cache, layer->base + at, count))
+		return false;
+	if (walk->piece->rejected_layer == layer && walk->piece->rejected_block == block)
+		return false; /* it is forgotten all the same: the next read shall not find it again */
+	snprintf(text, sizeof(text), "fetched again: %s", worker->error.text);
+	obd_image_report(worker->image, OBD_EVENT_DEVICE, worker->error.code, text);
+	missing(worker, layer, layer->base + at, count);
+	worker->rejected.layer = layer;
+	worker->rejected.block = block;
+	walk->mode = WALK_PROBE;
+	return true;
+}
+
 /* Stored bytes of blocks [block, *stop): reads, plans or takes them. *stop may come back smaller. */
 static int zfile_fetch(struct walk *walk, const struct obd_layer *layer, uint64_t block, uint64_t *stop,
 		       const uint8_t **bytes)
@@ -361,13 +436,18 @@ static int zfile_fetch(struct walk *walk, const struct obd_layer *layer, uint64_
 			*stop = block + io->blocks;
 		return r;
 	}
-	if (*stop - block > 1) {
-		uint64_t fit = worker->stored_size / zfile->stored_max;
-
-		if (*stop - block > fit)
-			*stop = block + fit;
-	}
 	count = obd_zfile_at(zfile, *stop) - at;
+	if (walk->mode == WALK_PROBE) {
+		probe_read(walk, layer, layer->base + at, count);
+		return 0;
+	}
+	*bytes = find_in_place(walk, layer, layer->base + at, count);
+	if (*bytes)
+		return 0;
+	if (count > worker->stored_size) {
+		*stop = block + worker->stored_size / zfile->stored_max;
+		count = obd_zfile_at(zfile, *stop) - at;
+	}
 	if (walk->mode == WALK_PLAN)
 		return plan_read(walk, layer, layer->base + at, count, *stop - block);
 	// The kernel copies 5 % faster when both ends are equally far from a cache line's start.
@@ -400,9 +480,11 @@ static int zfile_data(struct walk *walk, const struct obd_layer *layer, uint64_t
 			}
 		}
 		r = zfile_fetch(walk, layer, block, &stop, &bytes);
-		if (r)
+		if (r == OBD_MISSING)
+			walk->mode = WALK_PROBE;
+		else if (r)
 			return r;
-		if (walk->mode == WALK_PLAN) {
+		if (!delivers(walk)) {
 			uint64_t covered = min_u64(count, (stop << zfile->block_shift) - offset);
 
 			out_advance(walk, covered);
@@ -415,6 +497,8 @@ static int zfile_data(struct walk *walk, const struct obd_layer *layer, uint64_t
 			uint32_t take = (uint32_t)min_u64(count, zfile->block_size - in);
 
 			r = decode_block(walk, layer, block, bytes, (size_t)(next - at), in, take);
+			if (r && reject_block(walk, layer, block))
+				break; /* the probe begins here */
 			if (r)
 				return r;
 			bytes += next - at;
@@ -422,6 +506,8 @@ static int zfile_data(struct walk *walk, const struct obd_layer *layer, uint64_t
 			offset += take;
 			count -= take;
 		}
+		if (walk->in_place && !zfile->verify && layer->blob->pages)
+			obd_pages_check(layer->blob->pages);
 	}
 	return 0;
 }
@@ -448,7 +534,7 @@ static int walk_lowers(struct walk *walk, uint64_t offset, uint64_t count)
 			uint64_t hole = min_u64(start, end) - offset;
 
 			out_zero(walk, hole);
-			if (walk->mode != WALK_PLAN)
+			if (delivers(walk))
 				obd_count(&walk->worker->counters.zero_bytes, hole);
 			offset += hole;
 			continue;
@@ -516,23 +602,74 @@ static int walk_range(struct walk *walk, uint64_t offset, uint64_t count)
 	return upper ? walk_upper(walk, upper, offset, count) : walk_lowers(walk, offset, count);
 }
 
-int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
+static int read_piece(struct obd_worker *worker, const struct obd_piece *piece, bool in_place)
 {
 	const uint64_t offset = piece->request->offset + piece->offset;
-	struct walk walk = {.worker = worker, .mode = WALK_NOW};
-	struct obd_image *image = worker->image;
-	unsigned side;
+	struct walk walk = {.worker = worker, .mode = WALK_NOW, .piece = piece, .in_place = in_place};
 	int r;
 
+	worker->miss.file = NULL;
+	worker->rejected.layer = NULL;
 	walk.streaming = offset == worker->expected && obd_work_alone(worker->image);
 	worker->expected = offset + piece->count;
 	out_seek(&walk, piece->request, piece->offset);
-	if (!image->writable)
-		return walk_range(&walk, offset, piece->count);
-	side = obd_grace_enter(&image->grace);
 	r = walk_range(&walk, offset, piece->count);
-	obd_grace_leave(&image->grace, side);
+	return walk.mode == WALK_PROBE && !r ? OBD_MISSING : r;
+}
+
+/* false: pages were not where they had been seen. */
+static bool read_guarded(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
+{
+	if (sigsetjmp(worker->guard.back, 0)) {
+		obd_image_forget(worker->image);
+		for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
+			worker->decoded[i].layer = NULL;
+		return false;
+	}
+	obd_guard_set(&worker->guard);
+	*ret = read_piece(worker, piece, true);
+	obd_guard_set(NULL);
+	return true;
+}
+
+/*
+ * Pages become memory of this process by being touched, and asking for them costs something. So only a worker with much
+ * to do reads in place.
+ */
+static bool is_busy(struct obd_worker *worker, uint64_t count)
+{
+	const uint64_t epoch = obd_image_epoch(worker->image);
+
+	if (worker->epoch != epoch) {
+		worker->epoch = epoch;
+		worker->reads = 0;
+	}
+	worker->reads += 1 + count / LONG_READ;
+	return worker->reads > worker->image->busy_reads;
+}
+
+/* What a writable image has found while it walks is neither freed nor punched before it leaves. */
+static int read_graced(struct obd_worker *worker, const struct obd_piece *piece)
+{
+	struct obd_grace *grace = &worker->image->grace;
+	const unsigned side = obd_grace_enter(grace);
+	const int r = read_piece(worker, piece, false);
+
+	obd_grace_leave(grace, side);
 	return r;
+}
+
+int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
+{
+	int r;
+
+	if (worker->image->writable)
+		return read_graced(worker, piece);
+	// What fails in place is read again by system calls, which can tell why.
+	if (worker->image->in_place && is_busy(worker, piece->count) && read_guarded(worker, piece, &r) &&
+	    (!r || r == -EAGAIN))
+		return r;
+	return read_piece(worker, piece, false);
 }
 
 int obd_read_plan(struct obd_worker *worker, struct obd_slot *slot)
@@ -558,29 +695,4 @@ int obd_read_finish(struct obd_worker *worker, struct obd_slot *slot)
 	r = walk_range(&walk, piece->request->offset + piece->offset + slot->done, slot->planned - slot->done);
 	slot->done = walk.done;
 	return r;
-}
-
-uint64_t obd_read_cut(const struct obd_image *image, uint64_t offset, uint64_t count)
-{
-	const struct obd_segments *segments;
-	const uint64_t end = offset + count;
-	const struct obd_layer *layer;
-	uint64_t start, in;
-	size_t i;
-
-	if (image->writable) /* its index may be replaced at any time, and nobody would wait for us */
-		return count;
-	segments = &image->index->segments;
-	i = obd_index_find(image->index, end >> 9);
-	if (i == segments->count)
-		return count;
-	start = obd_key_sector(segments->key[i]) << 9;
-	layer = image->layers[obd_map_layer(segments->map[i])];
-	if (start > end || obd_map_zeroed(segments->map[i]) || !layer->zfile)
-		return count;
-	in = ((obd_map_msector(segments->map[i]) << 9) + (end - start)) & (layer->zfile->block_size - 1);
-	/* the block begins in an earlier segment, or before this piece: nothing is won by moving */
-	if (in > end - start || in >= count)
-		return count;
-	return count - in;
 }

@@ -4,6 +4,7 @@
 #include "image.h"
 #include "latency.h"
 #include "layer.h"
+#include "pages.h"
 
 /*
  * How one piece of a request becomes bytes in its iovec. Three ways through the same walk over the merged index:
@@ -18,14 +19,17 @@ struct obd_piece {
 	struct obd_request *request;
 	uint64_t offset; /**< within the request, bytes */
 	uint64_t count;
-	uint64_t since; /**< monotonic ns: when it was left to a thread that may wait */
+	uint64_t left; /**< monotonic ns: when it was left to a thread that may wait */
 	struct obd_piece *next;
+	uint64_t since; /**< when it first had to wait for the registry, monotonic ns; 0: never */
+	const struct obd_layer *rejected_layer; /**< whose block did not decode and was fetched anew */
+	uint64_t rejected_block;
 };
 
 /** Counters of one worker: written by it alone, read by anybody. */
 struct obd_counters {
 	uint64_t reads, read_bytes, zero_bytes, errors, inline_reads, disk_reads, disk_bytes, hits, blocked,
-		blocks_decoded, block_hits, slow_reads, writes, write_bytes, discards, flushes;
+		blocks_decoded, block_hits, slow_reads, writes, write_bytes, discards, flushes, in_place;
 	struct obd_latency stages[OBD_STAGES];
 };
 
@@ -54,7 +58,18 @@ struct obd_worker {
 	unsigned victim;
 	uint64_t expected; /**< where in the image its last piece ended: one that begins there makes a stream */
 	struct iovec iov[OBD_WORKER_IOV];
+	uint64_t epoch, reads; /**< reads since the image's epoch began */
+	struct obd_guard guard;
 	struct obd_error error; /**< why the last piece failed */
+	struct {
+		struct obd_cachefile *file; /**< NULL: nothing */
+		uint64_t offset, count;
+	} miss; /**< what the last piece lacks first */
+	struct {
+		const struct obd_layer *layer; /**< NULL: none */
+		uint64_t block;
+	} rejected;			  /**< the block of the last piece that is to be fetched anew */
+	const struct obd_piece *changing; /**< the change that reads what is below it */
 	struct obd_counters counters;
 	struct obd_worker *next; /**< all workers of the image, for the counters */
 	struct obd_worker *idle; /**< workers that obd_image_pread lends out */
@@ -89,11 +104,18 @@ struct obd_slot {
 	void *engine; /**< the engine's own control blocks for io[] */
 };
 
+/** 0, -errno, -EAGAIN, or OBD_MISSING: then all that the piece lacks is asked for, and worker->miss says what to await.
+ */
 int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece);
 /** Fills slot->io from slot->done on; 0 reads mean that nothing has to be read for [done, planned). */
 int obd_read_plan(struct obd_worker *worker, struct obd_slot *slot);
 /** Delivers [done, planned) from the finished reads. */
 int obd_read_finish(struct obd_worker *worker, struct obd_slot *slot);
+
+/* ---- locate.c ---- */
+
+/** The piece will be read next: its first bytes may come closer meanwhile. */
+void obd_read_prefetch(const struct obd_worker *worker, const struct obd_piece *piece);
 /** Where a piece that wants to end near offset + count should end, so that no ZFile block is decoded twice. */
 uint64_t obd_read_cut(const struct obd_image *image, uint64_t offset, uint64_t count);
 

@@ -140,6 +140,11 @@ static void request_done(struct obd_request *request)
 	struct obd_tcmu *tcmu = command->tcmu;
 	struct obd_scsi_answer answer = {.status = OBD_SCSI_GOOD};
 
+	if (request->result == -ECANCELED) {
+		/* the device goes, or whoever serves it next is asked again: the command stays unanswered */
+		__atomic_sub_fetch(&tcmu->inflight, 1, __ATOMIC_RELEASE);
+		return;
+	}
 	if (request->op != OBD_READ && request->result)
 		obd_scsi_change_failed(-request->result, &answer);
 	else if (request->result)
@@ -372,7 +377,7 @@ static int wait_for_commands(struct obd_tcmu *tcmu, bool starved)
 	/* from here on whoever answers tells the kernel; what was answered before is told now */
 	__atomic_store_n(&tcmu->looking, false, __ATOMIC_SEQ_CST);
 	notify(tcmu);
-	if (poll(fds, 2, starved ? STARVED_MS : -1) < 0 && errno != EINTR)
+	if (poll(fds, 2, starved ? STARVED_MS : obd_image_rest(tcmu->image)) < 0 && errno != EINTR)
 		return -errno;
 	__atomic_store_n(&tcmu->looking, true, __ATOMIC_SEQ_CST);
 	if (!fds[0].revents)

@@ -6,22 +6,21 @@
  *     helpers                  what the front end's thread would take too long over, on the other cores
  *     more threads, on demand  pieces that wait for the disk, one thread each, up to options.depth
  *
- * All three are the same loop. Threads start when there is work for them and end after ten idle seconds, so an idle
+ * All three are the same loop. Threads start when there is work for them and end after some idle seconds, so an idle
  * device has none. One-piece requests are served before longer ones: a long command does not delay a short one.
  */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "change.h"
 #include "image_private.h"
+#include "miss.h"
 
 enum {
 	PIECE = 128 * 1024,
 	CLAIM_MAX = 4, /* small pieces taken under one lock */
 	BULK_TURN = 8, /* every so many small pieces a bulk one is served */
-	IDLE_S = 10,
 	STACK = 256 * 1024,
 	WORTH_A_WAKE_US = 12, /* waking a sleeping thread costs about this much until it works */
 	SPIN_MAX_US = 60,
@@ -108,6 +107,19 @@ static void take_bulk(struct obd_image *image, struct claim *claim)
 	}
 }
 
+static void take_resumed(struct obd_work *work, struct claim *claim)
+{
+	struct obd_piece *record = work->resumed;
+
+	work->resumed = record->next;
+	if (!work->resumed)
+		work->resumed_tail = &work->resumed;
+	claim->pieces[claim->count++] = *record;
+	record->next = work->spare;
+	work->spare = record;
+	queued_sub(work, 1);
+}
+
 /* Takes the most urgent work this thread may do. helper: a thread of ours. false: nothing. */
 static bool claim_work(struct obd_image *image, struct claim *claim, bool helper)
 {
@@ -123,6 +135,11 @@ static bool claim_work(struct obd_image *image, struct claim *claim, bool helper
 		if (!work->ready)
 			work->ready_tail = &work->ready;
 		queued_sub(work, 1);
+		return true;
+	}
+	if (work->resumed) {
+		while (work->resumed && claim->count < CLAIM_MAX)
+			take_resumed(work, claim);
 		return true;
 	}
 	if (helper && work->blocked) {
@@ -154,6 +171,8 @@ static bool claim_work(struct obd_image *image, struct claim *claim, bool helper
 	if (image->engine) {
 		claim->slot = work->free_slots;
 		work->free_slots = claim->slot->next;
+		work->slots_used++;
+		work->slots_taken++;
 	}
 	return true;
 }
@@ -183,7 +202,9 @@ static void serve_piece(struct obd_worker *worker, const struct obd_piece *piece
 {
 	int r = obd_piece_serve(worker, piece);
 
-	if (r == -EAGAIN && !worker->may_block)
+	if (r == OBD_MISSING)
+		obd_miss_park(worker, piece);
+	else if (r == -EAGAIN && !worker->may_block)
 		obd_work_blocked(worker->image, piece);
 	else
 		obd_piece_done(worker, piece, r);
@@ -196,7 +217,7 @@ static void serve_claim(struct obd_worker *worker, struct claim *claim)
 	if (claim->ready) {
 		obd_slot_finish(worker, claim->ready);
 	} else if (claim->waiting) {
-		obd_latency_add(&worker->counters.stages[OBD_STAGE_QUEUE], obd_now_ns() - claim->waiting->since);
+		obd_latency_add(&worker->counters.stages[OBD_STAGE_QUEUE], obd_now_ns() - claim->waiting->left);
 		serve_piece(worker, claim->waiting);
 		pthread_mutex_lock(&image->work.lock);
 		claim->waiting->next = image->work.spare;
@@ -207,8 +228,11 @@ static void serve_claim(struct obd_worker *worker, struct claim *claim)
 		claim->slot->done = 0;
 		obd_slot_run(worker, claim->slot);
 	} else {
-		for (unsigned i = 0; i < claim->count; i++)
+		for (unsigned i = 0; i < claim->count; i++) {
+			if (i + 1 < claim->count)
+				obd_read_prefetch(worker, &claim->pieces[i + 1]);
 			serve_piece(worker, &claim->pieces[i]);
+		}
 	}
 }
 
@@ -228,8 +252,9 @@ static bool start_thread(struct obd_image *image)
 	if (obd_worker_create(image, &worker))
 		return false;
 	worker->may_block = true;
-	/* signals are for Python's main thread */
+	/* signals are for Python's main thread; but SIGBUS is ours, see pages.h */
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK);
@@ -289,16 +314,15 @@ static bool spin(struct obd_work *work, unsigned *budget_us)
 }
 
 /* Sleeps until woken. false: nobody wanted this thread for a while. Called with the lock held. */
-static bool sleep_idle(struct obd_work *work)
+static bool sleep_idle(struct obd_image *image)
 {
-	struct timespec until;
+	const uint64_t until = obd_deadline_ns((int)image->idle_ms);
+	struct obd_work *work = &image->work;
 	int r = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += IDLE_S;
 	work->idle++;
 	while (!work->wakes && !work->stop && r != ETIMEDOUT)
-		r = pthread_cond_timedwait(&work->wake, &work->lock, &until);
+		r = obd_cond_wait_until(&work->wake, &work->lock, until);
 	work->idle--;
 	if (work->wakes) {
 		work->wakes--;
@@ -341,7 +365,7 @@ static void helper_loop(struct obd_image *image, struct obd_worker *worker)
 			if (found || work->queued)
 				continue;
 		}
-		if (!sleep_idle(work))
+		if (!sleep_idle(image))
 			return;
 	}
 }
@@ -369,7 +393,10 @@ static void serve_here(struct obd_image *image, const struct obd_piece *piece)
 {
 	struct obd_worker *worker = obd_image_lend(image);
 
-	obd_piece_done(worker, piece, worker ? obd_piece_serve(worker, piece) : -ENOMEM);
+	if (worker)
+		serve_piece(worker, piece);
+	else
+		obd_piece_done(NULL, piece, -ENOMEM);
 	obd_image_return(worker);
 }
 
@@ -388,7 +415,7 @@ void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece)
 		record = malloc(sizeof(*record));
 	if (record && wake_one(image)) {
 		*record = *piece;
-		record->since = now;
+		record->left = now;
 		record->next = NULL;
 		*work->blocked_tail = record;
 		work->blocked_tail = &record->next;
@@ -401,6 +428,20 @@ void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece)
 	pthread_mutex_unlock(&work->lock);
 	if (!queued)
 		serve_here(image, piece);
+}
+
+void obd_work_resume(struct obd_image *image, struct obd_piece *piece)
+{
+	struct obd_work *work = &image->work;
+
+	pthread_mutex_lock(&work->lock);
+	piece->next = NULL;
+	*work->resumed_tail = piece;
+	work->resumed_tail = &piece->next;
+	queued_add(work, 1);
+	if (work->busy + work->wakes < image->options.helpers || !(work->busy + work->wakes))
+		wake_one(image);
+	pthread_mutex_unlock(&work->lock);
 }
 
 void obd_work_ready(struct obd_image *image, struct obd_slot *slot)
@@ -424,6 +465,7 @@ void obd_work_slot_free(struct obd_image *image, struct obd_slot *slot)
 	pthread_mutex_lock(&work->lock);
 	slot->next = work->free_slots;
 	work->free_slots = slot;
+	work->slots_used--;
 	/* a piece may have found no slot a moment ago, and its submitter gone back to sleep */
 	if ((work->small.head || work->bulk.head) && !(work->busy + work->wakes))
 		wake_one(image);
@@ -484,7 +526,7 @@ bool obd_image_work(struct obd_image *image, struct obd_worker *worker)
 		return false;
 	pthread_mutex_lock(&work->lock);
 	got = claim_work(image, &claim, false);
-	more = work->small.head || work->bulk.head || work->ready;
+	more = work->small.head || work->bulk.head || work->ready || work->resumed;
 	pthread_mutex_unlock(&work->lock);
 	if (got)
 		serve_claim(worker, &claim);
@@ -495,19 +537,16 @@ void obd_work_init(struct obd_image *image)
 {
 	struct obd_work *work = &image->work;
 	pthread_mutexattr_t mutex;
-	pthread_condattr_t cond;
 
 	/* held for a few list operations: spinning a little beats sleeping */
 	pthread_mutexattr_init(&mutex);
 	pthread_mutexattr_settype(&mutex, PTHREAD_MUTEX_ADAPTIVE_NP);
 	pthread_mutex_init(&work->lock, &mutex);
 	pthread_mutexattr_destroy(&mutex);
-	pthread_condattr_init(&cond);
-	pthread_condattr_setclock(&cond, CLOCK_MONOTONIC);
-	pthread_cond_init(&work->wake, &cond);
-	pthread_cond_init(&work->gone, &cond);
-	pthread_condattr_destroy(&cond);
+	obd_cond_init(&work->wake);
+	obd_cond_init(&work->gone);
 	work->blocked_tail = &work->blocked;
+	work->resumed_tail = &work->resumed;
 	work->ready_tail = &work->ready;
 }
 

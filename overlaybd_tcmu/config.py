@@ -73,6 +73,15 @@ class DownloadConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class OutageConfig:
+    """What a device does while the registry of its layers is away."""
+
+    # block: reads wait for as long as it takes. eio: they fail after the deadline.
+    on_outage: str = schema.key("onOutage", "block", enum=["block", "eio"])
+    deadline_s: int = schema.key("deadline", 60, minimum=1, maximum=_INT)
+
+
+@dataclasses.dataclass(frozen=True)
 class P2pConfig:
     enable: bool = schema.key("enable", False)
     address: str = schema.key("address", "http://localhost:9731/accelerator")
@@ -100,6 +109,14 @@ class CertConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RegistryConfig:
+    """Ours, not the original's."""
+
+    # containerd's, so that its mirrors and certificates are ours as well; empty: no such folder.
+    hosts_dir: str = schema.key("hostsDir", "/etc/containerd/certs.d")
+
+
+@dataclasses.dataclass(frozen=True)
 class ApiConfig:
     enable: bool = schema.key("enable", False)
     address: str = schema.key("address", "http://127.0.0.1:9862")  # or unix:///PATH
@@ -116,6 +133,7 @@ class ServiceConfig:
     # by the kernel. 2 POSIX aio: many reads in flight through the page cache.
     io_engine: int = schema.key("ioEngine", 0, enum=[0, 1, 2])
     download: DownloadConfig = schema.section("download", DownloadConfig)
+    outage: OutageConfig = schema.section("outageConfig", OutageConfig)
     p2p: P2pConfig = schema.section("p2pConfig", P2pConfig)
     exporter: ExporterConfig = schema.section("exporterConfig", ExporterConfig)
     enable_audit: bool = schema.key("enableAudit", True)
@@ -123,8 +141,10 @@ class ServiceConfig:
     enable_thread: bool = schema.key("enableThread", False)  # no effect: each device has its thread
     registry_fs_version: str = schema.key("registryFsVersion", "v2")
     prefetch: PrefetchConfig = schema.section("prefetchConfig", PrefetchConfig)
+    registry: RegistryConfig = schema.section("registryConfig", RegistryConfig)
     cert: CertConfig = schema.section("certConfig", CertConfig)
-    user_agent: str = schema.key("userAgent", "")  # empty: overlaybd/<version>
+    # What a header may carry; empty: overlaybd/<version>.
+    user_agent: str = schema.key("userAgent", "", pattern="^[\\x20-\\x7e]*$")
     api: ApiConfig = schema.section("serviceConfig", ApiConfig)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Callable, List, Optional
 from . import __version__, audit, config, errors, log, notify
 from .ffi import libtcmu, native, process
 from .image import config as image_config
-from .image import opener
+from .image import opener, remote
 from .tcmu import handler, kernel
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ signals:
 
 # A device that never finishes must not hold a restart up: the next daemon takes it over anyway.
 STOP_DEADLINE_S = 10.0
+
+# Who fetches a missing range needs the interpreter for moments. Beside one busy Python thread it
+# gets it after 5.1 ms (median) with the default of 5 ms, after 0.6 ms with this.
+SWITCH_INTERVAL_S = 0.0005
 
 # Enough for every blob of every device; the default of 1024 is not.
 OPEN_FILES = 1048576
@@ -96,10 +100,11 @@ class Signals:
 class Daemon:
     """Everything that lives from start to stop."""
 
-    def __init__(self, service: config.ServiceConfig, signals: Signals) -> None:
+    def __init__(self, service: config.ServiceConfig, signals: Signals, path: str) -> None:
         self._service = service
         self._signals = signals
         self._drain = audit.Drain()
+        self._remote = remote.Remote(service, path=path)
         self._handler = handler.Handler(self._open_image)
         self._ops: Optional["ops.Service"] = None
         self._context: Optional[libtcmu.Context] = None
@@ -170,6 +175,7 @@ class Daemon:
             logger.error("devices did not finish deadline_s=%.0f", STOP_DEADLINE_S)
             self._log_state()
             return False
+        self._remote.stop()
         self._drain.stop()
         self._drain.join()
         logger.info("stopped")
@@ -177,6 +183,7 @@ class Daemon:
 
     def _close_devices(self) -> None:
         try:
+            self._handler.stopping.set()
             if self._ops is not None:
                 self._ops.stop()
                 self._ops.join()
@@ -186,8 +193,9 @@ class Daemon:
         except Exception:  # the thread's top
             logger.exception("closing failed")
 
-    def _open_image(self, one: image_config.ImageConfig) -> native.Image:
-        return opener.open_image(one, self._service.io_engine, self._drain.events)
+    def _open_image(self, one: image_config.ImageConfig, stop: threading.Event) -> native.Image:
+        engine, events = self._service.io_engine, self._drain.events
+        return opener.open_image(one, engine, events, self._remote, stop)
 
     def _log_state(self) -> None:
         for line in self._handler.describe():
@@ -207,8 +215,9 @@ def raise_open_files() -> None:
             logger.info("open files not raised wanted=%d error=%s", limits[0], error)
 
 
-def serve(service: config.ServiceConfig, warnings: List[str]) -> None:
+def serve(service: config.ServiceConfig, warnings: List[str], path: str) -> None:
     """Sets the process up and runs the daemon in it."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     process.limit_memory()
     log.setup(service.log.level, service.log.path, service.log.size_mb, service.log.rotate_num)
     audit.setup(service.audit_path if service.enable_audit else "")
@@ -221,7 +230,7 @@ def serve(service: config.ServiceConfig, warnings: List[str]) -> None:
         load_libraries()
         signals = Signals()
         try:
-            Daemon(service, signals).run()
+            Daemon(service, signals, path).run()
         finally:
             signals.end()
     finally:
@@ -280,7 +289,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
                 print(f"overlaybd-tcmu: warning: {options.config}: {warning}", file=sys.stderr)
             print(config.show(service))
         else:
-            serve(service, warnings)
+            serve(service, warnings, options.config)
         return EXIT_OK
     except (errors.Error, OSError) as error:
         logger.critical("%s", error)

@@ -7,6 +7,7 @@ Every failure a caller can act on, as one tree:
     |-- ImageError          an image cannot be opened; resultFile says its reason after "failed:"
     |-- FormatError         bytes on disk are not what they claim to be: where, why, which errno
     |-- LibraryError        a shared library is missing or not the one we were written for
+    |-- RegistryError       a blob cannot be had from its registry: what kind of failure it is
     |-- TcmuError           the kernel's side of TCMU is missing or refuses
     |   `-- AlreadyRunning  another daemon serves this host
     `-- NativeError         the native core failed; also an OSError, with errno and one line
@@ -15,6 +16,8 @@ What the kernel refused to Python itself stays the OSError it is. The text is ma
 fields, never parsed back.
 """
 
+import enum
+import errno
 import os
 from typing import Optional
 
@@ -60,6 +63,72 @@ class FormatError(Error):
     def __str__(self) -> str:
         where = "" if self.offset is None else f" at offset {self.offset}"
         return f"{self.reason}{where} ({os.strerror(self.errno)})"
+
+
+class RegistryFailure(enum.Enum):
+    """
+    Kinds of RegistryError: the words users know, the errno of the original, and whether the same
+    request may succeed later although nobody mends anything.
+    """
+
+    AUTH = ("auth", "Authentication failed", errno.EPERM, False)  # 401, 403, or no token to be had
+    NOT_FOUND = ("not_found", "No such file or directory", errno.ENOENT, False)  # 404
+    THROTTLED = ("throttled", "Too many requests", errno.EBUSY, True)  # 429
+    SERVER = ("server", "Unexpected response", errno.EIO, True)  # 5xx, 408
+    TIMEOUT = (
+        "timeout",
+        "Get meta timedout",
+        errno.ETIMEDOUT,
+        True,
+    )  # no answer, or one that does not end
+    CONNECT = ("connect", "Connection failed", errno.ENOTCONN, True)  # refused, reset, no route
+    DNS = ("dns", "Connection failed", errno.ENOTCONN, True)  # no address for the host's name
+    TLS = ("tls", "Connection failed", errno.ENOTCONN, False)  # a certificate that is not trusted
+    # An answer that is not what was asked for: the range ignored, another length, a short body.
+    PROTOCOL = ("protocol", "Unexpected response", errno.EIO, False)
+    CONFIG = (
+        "config",
+        "Invalid argument",
+        errno.EINVAL,
+        False,
+    )  # an impossible URL, a wrong hosts.toml
+    CLOSED = (
+        "closed",
+        "Operation canceled",
+        errno.ECANCELED,
+        False,
+    )  # the blob was closed meanwhile
+
+    def __init__(self, label: str, text: str, code: int, temporary: bool) -> None:
+        self.label = label
+        self.text = text
+        self.code = code
+        self.temporary = temporary
+
+
+class RegistryError(Error):
+    """A blob, or a range of it, cannot be had from its registry."""
+
+    def __init__(
+        self,
+        kind: RegistryFailure,
+        cause: str,
+        temporary: Optional[bool] = None,
+        retry_after_s: Optional[float] = None,
+    ) -> None:
+        super().__init__(kind, cause, temporary, retry_after_s)
+        self.kind = kind
+        self.cause = cause  # who answered what; no query of an URL, no secret
+        self.temporary = kind.temporary if temporary is None else temporary
+        self.retry_after_s = retry_after_s  # what the server asked for, None when it did not
+        self.errno = kind.code
+
+    def __str__(self) -> str:
+        return f"{self.kind.text}: {self.cause}"
+
+    def copy(self) -> "RegistryError":
+        """For another thread: one that is raised twice collects both tracebacks."""
+        return RegistryError(self.kind, self.cause, self.temporary, self.retry_after_s)
 
 
 class LibraryError(Error):

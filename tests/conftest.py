@@ -16,8 +16,19 @@ import pytest
 from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import core
 
-FLOORS = {"unit", "native", "image", "daemon", "ops", "vm", "bench"}
-NEED_CORE = {"native", "image", "daemon", "ops", "bench"}
+FLOORS = {
+    "unit",
+    "native",
+    "image",
+    "registry",
+    "cache",
+    "download",
+    "daemon",
+    "ops",
+    "vm",
+    "bench",
+}
+NEED_CORE = {"native", "image", "cache", "download", "daemon", "ops", "bench"}
 VM_TIMEOUT_S = 900  # software emulation, and the first run makes the guest's disk
 HERE = pathlib.Path(__file__).resolve().parent
 

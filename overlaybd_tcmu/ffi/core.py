@@ -55,6 +55,17 @@ class Event(ctypes.Structure):
     ]
 
 
+class Miss(ctypes.Structure):
+    _fields_ = [
+        ("file", c_uint64),
+        ("reader", c_uint64),
+        ("offset", c_uint64),
+        ("count", c_uint64),
+        ("kind", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
 class LayerInfo(ctypes.Structure):
     _fields_ = [
         ("virtual_size", c_uint64),
@@ -135,6 +146,7 @@ class ImageStats(ctypes.Structure):
         ("blocks_decoded", c_uint64),
         ("block_hits", c_uint64),
         ("slow_reads", c_uint64),
+        ("in_place", c_uint64),
         ("threads", c_uint64),
         ("writes", c_uint64),
         ("write_bytes", c_uint64),
@@ -185,6 +197,7 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_error": Error,
     "obd_latency": Latency,
     "obd_event": Event,
+    "obd_miss": Miss,
     "obd_layer_info": LayerInfo,
     "obd_upper_options": UpperOptions,
     "obd_upper_info": UpperInfo,
@@ -216,6 +229,12 @@ def _check_text(result: int, function: Any, arguments: Tuple[Any, ...]) -> int:
     return result
 
 
+# Arguments that most of them have: a handle, where a new one goes, why it failed.
+_HANDLE = c_void_p
+_RET = POINTER(c_void_p)
+_ERROR = POINTER(Error)
+
+
 class Library:
     """The loaded core: one attribute a function, so that grep and mypy see every name."""
 
@@ -227,78 +246,138 @@ class Library:
         self.sizeof = fn("sizeof", c_size_t, [c_char_p])
         self.build_info = fn("build_info", c_char_p, [])
         self._check_abi()
+        self._bind_blobs(fn)
+        self._bind_cache(fn)
+        self._bind_layers(fn)
+        self._bind_images(fn)
+        self._bind_tcmu(fn)
 
-        error = POINTER(Error)
-        handle = c_void_p
-        ret = POINTER(c_void_p)
-        self.events_create = fn("events_create", c_int, [ret], _check)
-        self.events_destroy = fn("events_destroy", None, [handle])
-        self.events_next = fn("events_next", c_int, [handle, c_int, POINTER(Event)])
-        self.events_stop = fn("events_stop", None, [handle])
+    def _bind_blobs(self, fn: Callable[..., Any]) -> None:
+        self.events_create = fn("events_create", c_int, [_RET], _check)
+        self.events_destroy = fn("events_destroy", None, [_HANDLE])
+        self.events_next = fn("events_next", c_int, [_HANDLE, c_int, POINTER(Event)])
+        self.events_stop = fn("events_stop", None, [_HANDLE])
 
-        self.blob_open = fn("blob_open", c_int, [c_char_p, c_uint32, ret, error], _check_text)
-        self.blob_close = fn("blob_close", None, [handle])
+        self.blob_open = fn("blob_open", c_int, [c_char_p, c_uint32, _RET, _ERROR], _check_text)
+        self.blob_close = fn("blob_close", None, [_HANDLE])
 
-        self.layer_open = fn("layer_open", c_int, [handle, ret, error], _check_text)
-        self.layer_close = fn("layer_close", None, [handle])
-        self.layer_info = fn("layer_info", None, [handle, POINTER(LayerInfo)])
+    def _bind_cache(self, fn: Callable[..., Any]) -> None:
+        self.misses_create = fn("misses_create", c_int, [c_uint32, _RET], _check)
+        self.misses_destroy = fn("misses_destroy", None, [_HANDLE])
+        self.misses_next = fn("misses_next", c_int, [_HANDLE, c_int, POINTER(Miss), c_uint32])
+        self.misses_stop = fn("misses_stop", None, [_HANDLE])
+        self.misses_set_epoch = fn("misses_set_epoch", None, [_HANDLE, c_uint32])
+        self.misses_parked = fn("misses_parked", c_uint32, [_HANDLE])
+
+        words = POINTER(c_uint32)
+        self.cachefile_open = fn(
+            "cachefile_open",
+            c_int,
+            [_HANDLE, c_char_p, c_uint64, c_uint64, _RET, _ERROR],
+            _check_text,
+        )
+        self.cachefile_close = fn("cachefile_close", None, [_HANDLE])
+        self.blob_cached = fn("blob_cached", c_int, [_HANDLE, c_int, _RET, _ERROR], _check_text)
+        self.blob_cancel = fn("blob_cancel", None, [_HANDLE])
+        self.cachefile_fill = fn(
+            "cachefile_fill", c_int, [_HANDLE, c_void_p, c_size_t, c_uint64, words], _check
+        )
+        self.cachefile_spill = fn(
+            "cachefile_spill", c_int, [_HANDLE, c_void_p, c_size_t, c_uint64], _check
+        )
+        self.cachefile_recover = fn(
+            "cachefile_recover", c_int64, [_HANDLE, c_uint64, c_uint64, words], _check
+        )
+        self.cachefile_settle = fn("cachefile_settle", None, [_HANDLE, c_uint64, c_uint64])
+        self.cachefile_fail = fn("cachefile_fail", None, [_HANDLE, c_uint64, c_uint64, c_int])
+        self.cachefile_refuse = fn("cachefile_refuse", None, [_HANDLE, c_uint64, c_uint64, c_int])
+        self.cachefile_evict = fn("cachefile_evict", c_int, [_HANDLE, c_uint64, c_uint64], _check)
+        self.cachefile_unspill = fn(
+            "cachefile_unspill", c_int, [_HANDLE, c_uint64, c_uint64], _check
+        )
+        self.cachefile_switch = fn(
+            "cachefile_switch", c_int, [_HANDLE, c_char_p, _ERROR], _check_text
+        )
+        self.cachefile_next_gap = fn(
+            "cachefile_next_gap",
+            c_int,
+            [_HANDLE, c_uint64, POINTER(c_uint64), POINTER(c_uint64)],
+            _check,
+        )
+        self.cachefile_copy = fn(
+            "cachefile_copy", c_int64, [_HANDLE, c_void_p, c_size_t, c_uint64], _check
+        )
+        self.cachefile_heat = fn(
+            "cachefile_heat", c_int, [_HANDLE, c_uint64, c_uint32, words], _check
+        )
+        self.cachefile_mark = fn("cachefile_mark", c_int, [_HANDLE, c_uint64], _check)
+
+    def _bind_layers(self, fn: Callable[..., Any]) -> None:
+        self.layer_open = fn("layer_open", c_int, [_HANDLE, _RET, _ERROR], _check_text)
+        self.layer_close = fn("layer_close", None, [_HANDLE])
+        self.layer_info = fn("layer_info", None, [_HANDLE, POINTER(LayerInfo)])
 
         self.upper_create = fn(
             "upper_create",
             c_int,
-            [c_char_p, c_char_p, POINTER(UpperOptions), error],
+            [c_char_p, c_char_p, POINTER(UpperOptions), _ERROR],
             _check_text,
         )
         self.upper_open = fn(
-            "upper_open", c_int, [c_char_p, c_char_p, c_uint32, ret, error], _check_text
+            "upper_open", c_int, [c_char_p, c_char_p, c_uint32, _RET, _ERROR], _check_text
         )
-        self.upper_close = fn("upper_close", c_int, [handle, error], _check_text)
-        self.upper_info = fn("upper_info", None, [handle, POINTER(UpperInfo)])
-        self.upper_seal = fn("upper_seal", c_int, [handle, error], _check_text)
-        self.upper_resize = fn("upper_resize", c_int, [handle, c_uint64, error], _check_text)
+        self.upper_close = fn("upper_close", c_int, [_HANDLE, _ERROR], _check_text)
+        self.upper_info = fn("upper_info", None, [_HANDLE, POINTER(UpperInfo)])
+        self.upper_seal = fn("upper_seal", c_int, [_HANDLE, _ERROR], _check_text)
+        self.upper_resize = fn("upper_resize", c_int, [_HANDLE, c_uint64, _ERROR], _check_text)
 
+    def _bind_images(self, fn: Callable[..., Any]) -> None:
         self.image_create = fn(
             "image_create",
             c_int,
-            [ret, c_uint32, handle, POINTER(ImageOptions), handle, c_char_p, ret, error],
+            [_RET, c_uint32, _HANDLE, POINTER(ImageOptions), _HANDLE, c_char_p, _RET, _ERROR],
             _check_text,
         )
-        self.image_destroy = fn("image_destroy", None, [handle])
-        self.image_info = fn("image_info", None, [handle, POINTER(ImageInfo)])
-        self.image_stats = fn("image_stats", None, [handle, POINTER(ImageStats)])
+        self.image_destroy = fn("image_destroy", None, [_HANDLE])
+        self.image_info = fn("image_info", None, [_HANDLE, POINTER(ImageInfo)])
+        self.image_stats = fn("image_stats", None, [_HANDLE, POINTER(ImageStats)])
         self.image_latency = fn(
-            "image_latency", c_int, [handle, c_uint32, POINTER(Latency)], _check
+            "image_latency", c_int, [_HANDLE, c_uint32, POINTER(Latency)], _check
         )
         self.image_pread = fn(
-            "image_pread", c_int64, [handle, c_void_p, c_size_t, c_uint64], _check
+            "image_pread", c_int64, [_HANDLE, c_void_p, c_size_t, c_uint64], _check
         )
         self.image_pwrite = fn(
-            "image_pwrite", c_int64, [handle, c_void_p, c_size_t, c_uint64], _check
+            "image_pwrite", c_int64, [_HANDLE, c_void_p, c_size_t, c_uint64], _check
         )
-        self.image_discard = fn("image_discard", c_int, [handle, c_uint64, c_uint64], _check)
-        self.image_flush = fn("image_flush", c_int, [handle], _check)
+        self.image_discard = fn("image_discard", c_int, [_HANDLE, c_uint64, c_uint64], _check)
+        self.image_flush = fn("image_flush", c_int, [_HANDLE], _check)
         self.image_snapshot = fn(
-            "image_snapshot", c_int, [handle, handle, c_char_p, c_char_p, error], _check_text
+            "image_snapshot", c_int, [_HANDLE, _HANDLE, c_char_p, c_char_p, _ERROR], _check_text
         )
         self.image_next_data = fn(
             "image_next_data",
             c_int,
-            [handle, c_uint64, POINTER(c_uint64), POINTER(c_uint64)],
+            [_HANDLE, c_uint64, POINTER(c_uint64), POINTER(c_uint64)],
             _check,
         )
+        self.image_cancel = fn("image_cancel", None, [_HANDLE, c_int])
+        self.image_expire = fn("image_expire", c_uint32, [_HANDLE, c_uint32, c_int])
+        self.image_parked = fn("image_parked", c_uint32, [_HANDLE, POINTER(c_uint64)])
 
+    def _bind_tcmu(self, fn: Callable[..., Any]) -> None:
         self.tcmu_create = fn(
             "tcmu_create",
             c_int,
-            [handle, POINTER(TcmuOptions), ret, error],
+            [_HANDLE, POINTER(TcmuOptions), _RET, _ERROR],
             _check_text,
         )
-        self.tcmu_run = fn("tcmu_run", c_int, [handle], _check)
-        self.tcmu_stop = fn("tcmu_stop", None, [handle])
-        self.tcmu_stats = fn("tcmu_stats", None, [handle, POINTER(TcmuStats)])
-        self.tcmu_latency = fn("tcmu_latency", c_int, [handle, c_uint32, POINTER(Latency)], _check)
-        self.tcmu_pending = fn("tcmu_pending", c_uint32, [handle, POINTER(TcmuPending), c_uint32])
-        self.tcmu_destroy = fn("tcmu_destroy", None, [handle])
+        self.tcmu_run = fn("tcmu_run", c_int, [_HANDLE], _check)
+        self.tcmu_stop = fn("tcmu_stop", None, [_HANDLE])
+        self.tcmu_stats = fn("tcmu_stats", None, [_HANDLE, POINTER(TcmuStats)])
+        self.tcmu_latency = fn("tcmu_latency", c_int, [_HANDLE, c_uint32, POINTER(Latency)], _check)
+        self.tcmu_pending = fn("tcmu_pending", c_uint32, [_HANDLE, POINTER(TcmuPending), c_uint32])
+        self.tcmu_destroy = fn("tcmu_destroy", None, [_HANDLE])
 
     def _bind(
         self,

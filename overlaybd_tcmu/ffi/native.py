@@ -113,6 +113,7 @@ class ImageStats:
     blocks_decoded: int
     block_hits: int
     slow_reads: int
+    in_place: int
     threads: int
     writes: int
     write_bytes: int
@@ -302,6 +303,13 @@ class Image(handle.Handle):
             ctypes.byref(core.Error()),
         )
         upper.release()
+
+    def cancel(self, error: int) -> None:
+        """
+        Requests that wait for missing bytes end with this errno, now and from now on; a front end
+        leaves those with ECANCELED unanswered, for whoever serves the device next.
+        """
+        core.library().image_cancel(self.address, error)
 
     def next_data(self, offset: int) -> Optional[Tuple[int, int]]:
         """(start, end) of the next range from offset on that a layer has; None: holes only."""

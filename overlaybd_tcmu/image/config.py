@@ -61,6 +61,8 @@ class ImageConfig:
     upper: UpperConfig = schema.section("upper", UpperConfig)
     result_file: str = schema.key("resultFile", "")
     download: config.DownloadConfig = schema.section("download", config.DownloadConfig)
+    has_download: bool = False  # the image has settings of its own; else the service's count
+    on_outage: str = schema.key("onOutage", "", enum=["", "block", "eio"])  # empty: the service's
     acceleration_layer: bool = schema.key("accelerationLayer", False)
     record_trace_path: str = schema.key("recordTracePath", "")
 
@@ -78,7 +80,7 @@ def load(path: str) -> ImageConfig:
 def parse(path: str, document: schema.Document) -> ImageConfig:
     """As load(), for a document already read; path is only named."""
     schema.check(path, schema.schema_of(ImageConfig), document)
-    image = schema.build(ImageConfig, document, path=path)
+    image = schema.build(ImageConfig, document, path=path, has_download="download" in document)
     if image.acceleration_layer and image.record_trace_path:
         reason = "excludes accelerationLayer: a trace is either recorded or replayed"
         raise errors.ConfigError(path, "recordTracePath", reason)

@@ -5,14 +5,19 @@ them. The reasons of an ImageError are the words users know; what exactly went w
 """
 
 import concurrent.futures
+import contextlib
+import functools
 import logging
 import os
+import threading
 import time
 from typing import Callable, List, Optional
 
 from .. import errors, schema
 from ..ffi import native
-from . import config, result
+from . import config
+from . import remote as remote_layers
+from . import result
 
 log = logging.getLogger("image.opener")
 
@@ -25,36 +30,49 @@ OPENERS = 16
 # Helper threads of one image beyond which more cores do not help a queue of 128 commands.
 MAX_HELPERS = 7
 
+OpenLayer = Callable[[], native.Layer]
+
 
 def open_image(
     image_config: config.ImageConfig,
     engine: int = native.Engine.PSYNC,
     events: Optional[native.Events] = None,
+    remote: Optional[remote_layers.Remote] = None,
+    stop: Optional[threading.Event] = None,
     read_only: bool = False,
 ) -> native.Image:
-    """The image, writable if it has an upper and read_only is False; ImageError says why not."""
+    """
+    The image, writable if it has an upper and read_only is False; ImageError says why not. Without
+    remote, its layers must be local. stop, once set, ends the waiting for a registry.
+    """
     _refuse_unsupported(image_config)
-    paths = [
-        _layer_path(image_config, number, lower)
-        for number, lower in enumerate(image_config.data_lowers)
-    ]
     direct = engine == native.Engine.LIBAIO
-    layers = _open_layers(paths, direct)
-    upper: Optional[native.Upper] = None
-    try:
-        upper = _open_upper(image_config.upper, read_only)
-        return native.Image(
-            layers, engine, helpers=helpers(), events=events, name=image_config.path, upper=upper
-        )
-    except errors.NativeError as error:
-        reason = "failed to create overlaybd device"
-        raise errors.ImageError(reason, str(error)) from error
-    finally:
-        # empty unless the image could not be made
-        for layer in layers:
-            layer.close()
-        if upper is not None and not upper.closed:
-            upper.close()
+    with contextlib.closing(remote_layers.Opening(remote, image_config, stop)) as opening:
+        opens = [
+            _how_to_open(image_config, number, lower, direct, opening)
+            for number, lower in enumerate(image_config.data_lowers)
+        ]
+        layers = _open_layers(opens)
+        upper: Optional[native.Upper] = None
+        try:
+            upper = _open_upper(image_config.upper, read_only)
+            return opening.image(
+                layers,
+                engine=engine,
+                helpers=helpers(),
+                events=events,
+                name=image_config.path,
+                upper=upper,
+            )
+        except errors.NativeError as error:
+            reason = "failed to create overlaybd device"
+            raise errors.ImageError(reason, str(error)) from error
+        finally:
+            # empty unless the image could not be made
+            for layer in layers:
+                layer.close()
+            if upper is not None and not upper.closed:
+                upper.close()
 
 
 def open_with_result(
@@ -114,10 +132,16 @@ def local_path(lower: config.LowerConfig) -> str:
     return next((place for place in _places(lower) if os.path.exists(place)), "")
 
 
-def _layer_path(image_config: config.ImageConfig, number: int, lower: config.LowerConfig) -> str:
+def _how_to_open(
+    image_config: config.ImageConfig,
+    number: int,
+    lower: config.LowerConfig,
+    direct: bool,
+    opening: remote_layers.Opening,
+) -> OpenLayer:
     found = local_path(lower)
     if found:
-        return found
+        return functools.partial(_open_local, number, found, direct)
     if not image_config.repo_blob_url:
         # The words for a remote layer without a registry; a lost local file is told apart.
         places = _places(lower)
@@ -127,7 +151,7 @@ def _layer_path(image_config: config.ImageConfig, number: int, lower: config.Low
     if not lower.digest:
         reason = f"failed to open layer {number}"
         raise errors.ImageError(reason, "neither a local file nor a digest")
-    raise errors.ImageError("remote layers are not supported yet", f"layer {number} {lower.digest}")
+    return functools.partial(opening.open_layer, number, lower)
 
 
 def _open_upper(upper: config.UpperConfig, read_only: bool) -> Optional[native.Upper]:
@@ -145,16 +169,14 @@ def _open_upper(upper: config.UpperConfig, read_only: bool) -> Optional[native.U
     return opened
 
 
-def _open_layers(paths: List[str], direct: bool) -> List[native.Layer]:
+def _open_layers(opens: List[OpenLayer]) -> List[native.Layer]:
     """All or none. Of several failures the lowest layer's is told, whoever failed first."""
     started = time.monotonic()
-    threads = max(min(len(paths), OPENERS), 1)
+    threads = max(min(len(opens), OPENERS), 1)
     layers: List[native.Layer] = []
     failure: Optional[BaseException] = None
     with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="open") as executor:
-        futures = [
-            executor.submit(_open_layer, number, path, direct) for number, path in enumerate(paths)
-        ]
+        futures = [executor.submit(open_one) for open_one in opens]
         for future in futures:
             # Work is handed out in order: whatever lies below a failed layer has been started.
             if failure is not None and future.cancel():
@@ -173,7 +195,7 @@ def _open_layers(paths: List[str], direct: bool) -> List[native.Layer]:
     return layers
 
 
-def _open_layer(number: int, path: str, direct: bool) -> native.Layer:
+def _open_local(number: int, path: str, direct: bool) -> native.Layer:
     try:
         blob = native.Blob(path, direct)
     except errors.NativeError as error:

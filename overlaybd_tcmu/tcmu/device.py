@@ -83,7 +83,7 @@ class Device:
         self._image: Optional[native.Image] = None
         self._tcmu: Optional[native.Tcmu] = None
         self._snapshot_lock = threading.Lock()
-        self._stopping = threading.Event()
+        self.stopping = threading.Event()  # set: whoever opens its image gives up
         self._thread = threading.Thread(target=self._run, name=self._uio_name)
 
     def start(self) -> None:
@@ -105,8 +105,10 @@ class Device:
 
     def stop(self) -> None:
         """Ends the serving and joins the thread; everything is closed then."""
-        self._stopping.set()
+        self.stopping.set()
         with self._lock:
+            if self._image is not None:
+                self._image.cancel(errno.ECANCELED)  # what waits for a registry waits no more
             if self._tcmu is not None:
                 self._tcmu.stop()
         self._thread.join()
@@ -163,7 +165,7 @@ class Device:
         with self._lock:
             self._image, self._tcmu, self._info = image, tcmu, info
             self.state, self._error, self._opened_at = "serving", "", time.time()
-            if self._stopping.is_set():  # stop() came before there was anything to stop
+            if self.stopping.is_set():  # stop() came before there was anything to stop
                 tcmu.stop()
         log.info(
             "dev opened name=%s uio=%s size=%d layers=%d segments=%d memory=%d elapsed_ms=%.1f",
@@ -212,7 +214,7 @@ class Device:
     def _open_at_last(self) -> bool:
         """Repeats the opening until it works (True) or the device is stopped (False)."""
         delay_s = RETRY_FIRST_S
-        while not self._stopping.wait(delay_s):
+        while not self.stopping.wait(delay_s):
             try:
                 self._open()
                 return True

@@ -28,7 +28,8 @@ DESCRIPTION = "overlaybd bs"
 # Images of live devices opened at once while a daemon starts.
 ADOPTERS = 8
 
-OpenOne = Callable[[config.ImageConfig], native.Image]
+# The event, once set, ends an opening early.
+OpenOne = Callable[[config.ImageConfig, threading.Event], native.Image]
 
 
 class Survey(NamedTuple):
@@ -71,6 +72,7 @@ class Handler(libtcmu.Callbacks):
         self._retired = usage.NONE  # of devices that are gone
         self._open_failures = 0
         self._adopting = False
+        self.stopping = threading.Event()  # set: openings that no device waits for give up
         self._prepared: Dict[str, "concurrent.futures.Future[native.Image]"] = {}
 
     def check_config(self, cfgstring: str) -> Optional[str]:
@@ -99,7 +101,11 @@ class Handler(libtcmu.Callbacks):
         target = parse_cfgstring(name)
         self._register(target, handle.address)
         one = device.Device(
-            handle, name, lambda: self._open_image(name, target), target.path, target.device_id
+            handle,
+            name,
+            lambda: self._open_image(name, target, one.stopping),
+            target.path,
+            target.device_id,
         )
         if self._adopting:
             one.adopt()
@@ -168,7 +174,7 @@ class Handler(libtcmu.Callbacks):
                 except errors.ImageError:
                     continue  # another handler's
                 if name not in self._prepared:  # two devices may show the same image
-                    self._prepared[name] = executor.submit(self._open_now, target)
+                    self._prepared[name] = executor.submit(self._open_now, target, self.stopping)
 
     def end_adoption(self) -> None:
         """From here on added() means new devices."""
@@ -178,14 +184,14 @@ class Handler(libtcmu.Callbacks):
             if future.exception() is None:
                 future.result().close()
 
-    def _open_image(self, name: str, target: Target) -> native.Image:
+    def _open_image(self, name: str, target: Target, stop: threading.Event) -> native.Image:
         prepared = self._prepared.pop(name, None)
         if prepared is not None:
             return prepared.result()
-        return self._open_now(target)
+        return self._open_now(target, stop)
 
-    def _open_now(self, target: Target) -> native.Image:
-        return opener.open_with_result(target.path, self._open_one)
+    def _open_now(self, target: Target, stop: threading.Event) -> native.Image:
+        return opener.open_with_result(target.path, lambda one: self._open_one(one, stop))
 
     def _register(self, target: Target, address: int) -> None:
         if not target.device_id:

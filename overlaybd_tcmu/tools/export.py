@@ -7,6 +7,8 @@ digest they are zeros.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import errno
 import hashlib
 import os
@@ -17,7 +19,7 @@ from typing import Callable, List, Optional, Protocol
 from .. import __version__, config, errors, units
 from ..ffi import native
 from ..image import config as image_config
-from ..image import opener
+from ..image import opener, remote
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = range(3)
 
@@ -190,14 +192,15 @@ def _sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def engine_of(options: argparse.Namespace) -> int:
-    """--engine, else the service configuration's, else 0: its absence is no reason to fail."""
-    if options.engine is not None:
-        return int(options.engine)
+def service_of(options: argparse.Namespace) -> config.ServiceConfig:
+    """The service configuration, with --engine in it; its absence is no reason to fail."""
     path = options.service_config or config.DEFAULT_PATH
-    if not options.service_config and not os.path.exists(path):
-        return int(native.Engine.PSYNC)
-    return config.load(path)[0].io_engine
+    service = config.parse(path, {})[0]
+    if options.service_config or os.path.exists(path):
+        service = config.load(path)[0]
+    if options.engine is not None:
+        service = dataclasses.replace(service, io_engine=options.engine)
+    return service
 
 
 def run(options: argparse.Namespace) -> None:
@@ -205,12 +208,16 @@ def run(options: argparse.Namespace) -> None:
     to_file = options.output not in (None, "-")
     if to_file:
         check_output(options.output, options.force)
-    engine = engine_of(options)
+    service = service_of(options)
     digest = Digest() if options.sha256 else None
     image = image_config.load(options.config)
-    with native.Events() as events, opener.open_image(
-        image, engine, events, read_only=True
-    ) as reader:
+    with contextlib.ExitStack() as stack:
+        remote_layers = remote.Remote(service, downloads=False)
+        stack.callback(remote_layers.stop)
+        events = stack.enter_context(native.Events())
+        reader = stack.enter_context(
+            opener.open_image(image, service.io_engine, events, remote_layers, read_only=True)
+        )
         progress = Progress(reader.info().virtual_size)
         try:
             if to_file:

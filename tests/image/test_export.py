@@ -180,13 +180,13 @@ def test_engine_comes_from_the_service_configuration(tmp_path):
     service = tmp_path / "overlaybd.json"
     service.write_text('{"ioEngine": 2}')
     arguments = ["c.json", "o", "--service-config", str(service)]
-    assert export.engine_of(export.parse_arguments(arguments)) == 2
-    assert export.engine_of(export.parse_arguments([*arguments, "--engine", "1"])) == 1
+    assert export.service_of(export.parse_arguments(arguments)).io_engine == 2
+    assert export.service_of(export.parse_arguments([*arguments, "--engine", "1"])).io_engine == 1
 
 
 def test_missing_default_service_configuration_is_no_failure(monkeypatch):
     monkeypatch.setattr(export.config, "DEFAULT_PATH", "/none/overlaybd.json")
-    assert export.engine_of(export.parse_arguments(["c.json", "o"])) == 0
+    assert export.service_of(export.parse_arguments(["c.json", "o"])).io_engine == 0
 
 
 def test_reader_that_goes_away_ends_it_in_silence(image):

@@ -111,7 +111,7 @@ def test_hundred_layers(layer):
         (
             {"digest": "sha256:aa"},
             {"repoBlobUrl": "https://r"},
-            "remote layers are not supported yet: layer 0 sha256:aa",
+            "failed to open remote file /https://r/sha256:aa: Invalid argument: there is nothing",
         ),
         ({}, {"repoBlobUrl": "https://r"}, "failed to open layer 0: neither a local file nor"),
         ({"targetFile": "/t"}, {}, "turboOCI layers are not supported yet: layer 0"),

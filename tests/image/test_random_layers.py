@@ -5,6 +5,8 @@ offset and length, as were painted.
 """
 
 import contextlib
+import os
+from unittest import mock
 
 import pytest
 
@@ -50,10 +52,13 @@ def read_of(rng, window):
 
 
 def open_image(paths, engine, rng):
-    """As the daemon does, with helpers or without."""
+    """As the daemon does, with helpers or without; by system calls or, as if busy, in place."""
     direct = engine == native.Engine.LIBAIO
     layers = [native.Layer.open(str(path), direct) for path in paths]
-    return native.Image(layers, engine, helpers=rng.choice((0, 1, 3)), depth=rng.choice((0, 1, 8)))
+    in_place = {"OVERLAYBD_IN_PLACE": rng.choice(("always", "never"))}
+    options = {"helpers": rng.choice((0, 1, 3)), "depth": rng.choice((0, 1, 8))}
+    with mock.patch.dict(os.environ, in_place):
+        return native.Image(layers, engine, **options)
 
 
 def assert_reads_as_painted(disk, window, reads, told):

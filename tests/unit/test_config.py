@@ -39,6 +39,7 @@ NESTED = {
         "tryCnt": 3,
         "blockSize": 4,
     },
+    "outageConfig": {"onOutage": "eio", "deadline": 7},
     "p2pConfig": {"enable": True, "address": "a"},
     "exporterConfig": {
         "enable": True,
@@ -52,6 +53,7 @@ NESTED = {
     "enableThread": True,
     "registryFsVersion": "v1",
     "prefetchConfig": {"concurrency": 1},
+    "registryConfig": {"hostsDir": "/h"},
     "certConfig": {"certFile": "/cf", "keyFile": "/kf"},
     "userAgent": "u",
     "serviceConfig": {"enable": True, "address": "http://10.0.0.1:1", "allowRemote": True},
@@ -121,6 +123,7 @@ def test_empty_object_is_legal_and_has_the_flat_defaults():
         ("exporterConfig.updateInterval", 60000000),
         ("enableThread", False),
         ("registryFsVersion", "v2"),
+        ("registryConfig.hostsDir", "/etc/containerd/certs.d"),
         ("prefetchConfig.concurrency", 16),
         ("certConfig.certFile", ""),
         ("userAgent", ""),

@@ -31,12 +31,19 @@ class FakeHandle:
         self.geometry = block_size, blocks
 
 
+FIELDS = [field.name for field in dataclasses.fields(native.TcmuStats)]
+
+
 class FakeImage:
     def __init__(self):
         self.closed = False
 
     def info(self):
         return native.ImageInfo(units.GiB, 1, 2, 3, 4, 0, 0, 0)
+
+    def cancel(self, error):
+        assert not self.closed
+        self.cancelled = error
 
     def close(self):
         self.closed = True
@@ -62,7 +69,7 @@ class FakeTcmu:
         self.stopped.set()
 
     def stats(self):
-        return dataclasses.replace(usage.NONE.tcmu, commands=5, inflight=6)
+        return native.TcmuStats(**{**dict.fromkeys(FIELDS, 0), "commands": 5, "inflight": 6})
 
     def close(self):
         assert not self.image.closed, "the image must outlive the front end"
@@ -109,7 +116,7 @@ def test_front_end_gets_what_the_device_says(fronts):
     assert (options.map, options.map_size) == (4096, 12 * units.MiB)
     assert (options.block_size, options.max_transfer) == (4096, 4 * units.MiB)
     assert options.cfgstring == "overlaybd//c.json"
-    assert not options.read_only  # the image decides
+    assert not options.read_only  # whether it can be written is the image's to say
     one.stop()
 
 
@@ -121,6 +128,7 @@ def test_life_from_start_to_stop(fronts):
     assert one.describe() == text
     one.stop()
     assert image.closed and fronts[0].closed
+    assert image.cancelled == errno.ECANCELED
     assert one.describe() == "name=overlaybd//c.json uio=uio7 state=closed"
 
 
@@ -201,7 +209,7 @@ def test_stop_while_an_adoption_opens_its_image_is_not_lost(fronts):
     assert opening.wait(TIMEOUT_S)
     stopper = threading.Thread(target=one.stop)
     stopper.start()
-    assert one._stopping.wait(TIMEOUT_S)
+    assert one.stopping.wait(TIMEOUT_S)
     go_on.set()
     stopper.join(TIMEOUT_S)
     assert not stopper.is_alive()

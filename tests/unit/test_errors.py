@@ -26,6 +26,10 @@ from overlaybd_tcmu import errors
         (errors.NativeError(errno.EIO, "/f: crc at 8"), "/f: crc at 8 (Input/output error)"),
         (errors.NativeError(errno.EIO, "x: Input/output error"), "x: Input/output error"),
         (errors.NativeError(errno.ENODEV), "No such device"),
+        (
+            errors.RegistryError(errors.RegistryFailure.THROTTLED, "http://h answered 429"),
+            "Too many requests: http://h answered 429",
+        ),
     ],
 )
 def test_text(error, text):
@@ -41,3 +45,15 @@ def test_native_error_is_an_os_error_with_its_number():
 
 def test_second_daemon_is_a_tcmu_error():
     assert issubclass(errors.AlreadyRunning, errors.TcmuError)
+
+
+def test_registry_errors_of_different_kinds_are_told_apart():
+    """Some share words and errno with another, as the original's did; the kind does not."""
+    assert len(errors.RegistryFailure) == len(errors.RegistryFailure.__members__) == 11
+
+
+def test_registry_error_is_temporary_as_its_kind_is_unless_said_otherwise():
+    kind = errors.RegistryFailure.PROTOCOL
+    assert not errors.RegistryError(kind, "ignores Range").temporary
+    assert errors.RegistryError(kind, "short body", temporary=True).temporary
+    assert errors.RegistryError(errors.RegistryFailure.DNS, "no name").temporary

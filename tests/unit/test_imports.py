@@ -10,6 +10,12 @@ Imports point one way, and names of modules are imported, not names in them.
               |             |
             image -------- ffi   formats
               |             |       |
+           download         |       |
+              |             |       |
+            cache ----------|       |
+              |             |       |
+           registry         |       |
+              |             |       |
               `--------- leaves ----'
 
 Read top to bottom: whoever stands higher may import whoever stands lower, never the other way round
@@ -29,12 +35,15 @@ MAY_IMPORT = {
     "leaves": set(),
     "formats": {"leaves"},
     "ffi": {"leaves"},
-    "image": {"leaves", "formats", "ffi"},
+    "registry": {"leaves"},
+    "cache": {"leaves", "ffi", "registry"},
+    "download": {"leaves", "ffi", "registry", "cache"},
+    "image": {"leaves", "formats", "ffi", "registry", "cache", "download"},
     "tcmu": {"leaves", "ffi", "image"},
     "audit": {"leaves", "ffi"},
     "ops": {"leaves", "ffi", "image", "tcmu"},
-    "daemon": {"leaves", "audit", "ffi", "image", "tcmu", "ops"},
-    "tools": {"leaves", "formats", "ffi", "image", "tcmu"},
+    "daemon": {"leaves", "audit", "ffi", "registry", "cache", "image", "tcmu", "ops"},
+    "tools": {"leaves", "formats", "ffi", "registry", "cache", "image", "tcmu"},
 }
 
 
@@ -116,6 +125,11 @@ def test_imports_point_one_way(path, module, in_init):
             "leaves may not import image",
         ),
         (
+            "overlaybd_tcmu.registry.blob",
+            "from ..image import config",
+            "registry may not import image",
+        ),
+        (
             "overlaybd_tcmu.daemon",
             "from .tools import export",
             "daemon may not import tools",
@@ -145,6 +159,7 @@ def test_a_wrong_import_is_found(module, source, complaint):
         ("overlaybd_tcmu.image.opener", "from . import config"),
         ("overlaybd_tcmu.tcmu.device", "from ..image import opener"),
         ("overlaybd_tcmu.ffi.load", "import ctypes"),
+        ("overlaybd_tcmu.image.opener", "from ..registry import blob"),
     ],
 )
 def test_a_right_import_is_not(module, source):

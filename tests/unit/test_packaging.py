@@ -22,7 +22,7 @@ def setup():
 
 
 def required(setup):
-    lines = setup["options"]["install_requires"].split()
+    lines = setup["options"]["install_requires"].split("\n")[1:]
     return {package(re.match(r"[\w-]+", line).group()) for line in lines}
 
 

@@ -14,7 +14,9 @@ SPDX = "SPDX-License-Identifier: Apache-2.0"
 FILE_LINES = {".py": 400, ".c": 700, ".h": 700}
 PYTHON_FUNCTION_LINES = 80
 C_FUNCTION_LINES = 120
-LONGER = {}
+LONGER = {
+    "overlaybd_tcmu/ffi/core.py": 450,  # one header restated, in its order
+}
 
 
 def sources(*suffixes):

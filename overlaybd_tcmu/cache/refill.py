@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Fetches what is missed: takes misses out of the core, fetches them side by side, fills them in.
+
+    thread "misses"     core's queue --> schedule
+    threads "fetch"     schedule --> recover from disk, or the registry --> store --> readers resume
+
+A miss is a whole unit, or several. One that many wait for is fetched once. What a job cannot get
+is asked for again later: in a running device reads wait for as long as it takes (outage.py ends
+that for those who want it). Who only opens a layer is told when the registry says no, or after
+PATIENCE_S of saying nothing useful.
+
+`_lock` guards the schedule and the threads' count, for moments; of the other locks only that of the
+store's tables is taken under it. Who works waits on `_work`, who stands back on `_quiet`. Jobs hold
+their entries, so none is closed while it is filled.
+"""
+
+import logging
+import threading
+import time
+from typing import Callable, Dict, List, Optional
+
+from .. import errors
+from .. import log as rates
+from .. import trace, units
+from ..ffi import cachefile
+from . import entry, readahead, schedule, store
+
+log = logging.getLogger("cache.refill")
+
+THREADS = 32
+IDLE_S = 10.0  # a fetching thread without work ends
+JOB = 1 * units.MiB  # fetched with one request, at most
+LONGEST_AHEAD = 8 * units.MiB
+PATIENCE_S = 5.0  # of who opens a layer, with a registry that fails
+TICK_MS = 5000
+
+_Kind = errors.RegistryFailure
+_Priority = schedule.Priority
+
+# What is the server's fault and not the blob's: others need not ask it either.
+_OF_THE_HOST = (_Kind.CONNECT, _Kind.DNS, _Kind.TIMEOUT, _Kind.THROTTLED, _Kind.SERVER, _Kind.TLS)
+
+
+class Refill:
+    """start() it once, stop() it when no image is open any more."""
+
+    def __init__(
+        self,
+        kept: store.Store,
+        longest_pause_s: float = schedule.LONGEST_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = kept
+        self._clock = clock
+        self._unit = kept.unit
+        self._schedule = schedule.Schedule(longest_pause_s)
+        self._streams: Dict[int, readahead.Streams] = {}  # by an entry's number
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._quiet = threading.Condition(self._lock)
+        self._threads: List[threading.Thread] = []
+        self._idle = 0
+        self._stopped = False
+        self._limit = rates.RateLimit()
+        self._misses = threading.Thread(target=self._take_misses, name="misses")
+
+    def start(self) -> None:
+        self._misses.start()
+
+    def stop(self) -> None:
+        """Joins all threads. Every source is closed: nothing under way takes long."""
+        self._store.misses.stop()
+        with self._lock:
+            self._stopped = True
+            self._work.notify_all()
+            threads = list(self._threads)
+        if self._misses.ident is not None:
+            self._misses.join()
+        for thread in threads:
+            thread.join()
+
+    def busy(self) -> bool:
+        """Somebody waits for something: whoever only fetches for later stands back."""
+        with self._lock:
+            return self._schedule.reads() > 0
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until nobody waits; False when that took too long."""
+        with self._lock:
+            return self._quiet.wait_for(lambda: not self._schedule.reads(), timeout_s)
+
+    def want(self, one: entry.Entry, offset: int, count: int, reader: int) -> None:
+        """Fetches a range as if it had been missed, for who knows what will be read first."""
+        first, stop = offset // self._unit, -(-(offset + count) // self._unit)
+        self._add(one, first, stop, _Priority.READ, reader)
+
+    def forget(self, one: entry.Entry) -> None:
+        """The entry has no source any more: what is not under way is dropped."""
+        with self._lock:
+            dropped = self._schedule.drop(one)
+            self._streams.pop(one.number, None)
+        for job in dropped:
+            self._store.give_back(job.one)
+
+    # -- thread "misses"
+
+    def _take_misses(self) -> None:
+        while True:
+            try:
+                for miss in self._store.misses.next(TICK_MS):
+                    self._missed(miss)
+                self._store.tick()
+            except EOFError:
+                return
+            except Exception:  # the thread's top: one miss lost, not all that come
+                log.exception("miss lost")
+
+    def _missed(self, miss: cachefile.Miss) -> None:
+        one = self._store.hold_number(miss.file)
+        if one is None:
+            return
+        try:
+            if one.sources.is_empty():
+                return
+            first = miss.offset // self._unit
+            stop = -(-(miss.offset + miss.count) // self._unit)
+            streams = self._streams_of(one)
+            if miss.kind == cachefile.MissKind.READ:
+                self._add(one, first, stop, _Priority.READ, miss.reader)
+                ahead = streams.missed(first, stop)
+            else:
+                ahead = streams.reached(first)
+            if ahead is not None:
+                self._add(one, ahead.start, ahead.stop, _Priority.AHEAD, miss.reader)
+                one.file.mark(ahead.mark * self._unit)
+        finally:
+            self._store.give_back(one)
+
+    def _streams_of(self, one: entry.Entry) -> readahead.Streams:
+        if one.number not in self._streams:
+            longest = LONGEST_AHEAD // self._unit
+            self._streams[one.number] = readahead.Streams(-(-one.size // self._unit), longest)
+        return self._streams[one.number]
+
+    def _add(
+        self, one: entry.Entry, first: int, stop: int, priority: schedule.Priority, reader: int
+    ) -> None:
+        """Jobs for the units nobody fetches yet."""
+        # What is waited for comes in the smallest pieces, side by side; the rest in large ones.
+        longest = 1 if stop - first <= 4 and priority is _Priority.READ else JOB // self._unit
+        with self._lock:
+            if one.sources.is_empty():
+                return
+            unit = first
+            while unit < stop:
+                known = self._schedule.find(one, unit)
+                if known is not None:
+                    if priority is _Priority.READ:
+                        self._schedule.promote(known, reader)
+                    unit += 1
+                    continue
+                end = unit + 1
+                while end < min(stop, unit + max(longest, 1)) and not self._schedule.find(one, end):
+                    end += 1
+                job = schedule.Job(one, unit, end, priority, reader, one.sources.host)
+                if self._schedule.add(job):
+                    self._store.hold_again(one)
+                unit = end
+            self._call_threads()
+
+    # -- threads "fetch"
+
+    def _call_threads(self) -> None:
+        """One more of them; who takes a job calls the next. _lock is held."""
+        if self._idle:
+            self._work.notify()
+        elif len(self._threads) < THREADS and not self._stopped:
+            thread = threading.Thread(target=self._fetch_jobs, name="fetch")
+            self._threads.append(thread)
+            thread.start()
+
+    def _fetch_jobs(self) -> None:
+        buffer = memoryview(bytearray(max(JOB, self._unit)))
+        while True:
+            job = self._next_job()
+            if job is None:
+                return
+            try:
+                self._fetch(job, buffer)
+            except errors.RegistryError as error:
+                self._failed(job, error)
+            except Exception as error:  # no memory, or a bug: whoever waits is not forgotten
+                log.exception("fetch failed digest=%s", job.one.digest)
+                self._failed(job, errors.RegistryError(_Kind.SERVER, str(error)))
+            else:
+                self._done(job)
+
+    def _next_job(self) -> Optional[schedule.Job]:
+        """Waits for one; None when this thread is not needed any more. Ends pauses meanwhile."""
+        while True:
+            with self._lock:
+                now = self._clock()
+                due = [] if self._stopped else list(self._schedule.due(now))
+                job = None if due or self._stopped else self._schedule.take(now)
+                if job is not None:
+                    self._call_threads()  # there may be more
+                    return job
+                if not due and not self._rest(now):
+                    return None
+            for paused in due:
+                self._settle(paused)
+
+    def _rest(self, now: float) -> bool:
+        """Until there may be something to do; False when this thread may go. _lock is held."""
+        next_s = self._schedule.next_s(now)
+        if not self._stopped:
+            self._idle += 1
+            called = self._work.wait(IDLE_S if next_s is None else min(IDLE_S, next_s + 0.001))
+            self._idle -= 1
+            if called or next_s is not None:
+                return True
+        if not self._stopped:
+            self._threads.remove(threading.current_thread())
+        return False
+
+    def _fetch(self, job: schedule.Job, buffer: memoryview) -> None:
+        one = job.one
+        offset = job.first * self._unit
+        count = min(job.stop * self._unit, one.size) - offset
+        one.recover(offset, count)
+        gap = one.gap(offset, count)
+        if gap is None:
+            return
+        view = buffer[: gap[1]]
+        if not one.borrow(view, gap[0]):
+            one.sources.read_into(view, gap[0], one.size)
+        trace.point("refill.fetched")
+        self._store.fill(one, view, gap[0])
+        trace.point("refill.filled")
+
+    def _done(self, job: schedule.Job) -> None:
+        with self._lock:
+            self._schedule.done(job)
+            self._ended()
+        self._settle(job)
+        self._store.trim()
+
+    def _ended(self) -> None:
+        """A place has become free; _lock is held."""
+        self._work.notify()
+        if not self._schedule.reads():
+            self._quiet.notify_all()
+
+    def _settle(self, job: schedule.Job) -> None:
+        """Its readers have what they wanted, or ask again."""
+        offset = job.first * self._unit
+        job.one.file.settle(offset, min(job.stop * self._unit, job.one.size) - offset)
+        self._store.give_back(job.one)
+
+    def _failed(self, job: schedule.Job, error: errors.RegistryError) -> None:
+        one = job.one
+        offset = job.first * self._unit
+        count = min(job.stop * self._unit, one.size) - offset
+        allowed, _ = self._limit.allow(one.digest)
+        if allowed and error.kind is not _Kind.CLOSED:
+            text = "fetch failed digest=%s offset=%d count=%d failures=%d error=%s"
+            log.warning(text, one.digest, offset, count, one.sources.failures, error)
+        if not error.temporary or one.sources.impatient(self._clock(), PATIENCE_S):
+            one.file.refuse(offset, count, error.errno)
+        with self._lock:
+            failures = max(one.sources.failures, 1)
+            least_s = error.retry_after_s or 0.0
+            blame = error.kind in _OF_THE_HOST
+            self._schedule.failed(job, self._clock(), least_s, failures, blame)
+            self._ended()
+        if one.sources.is_empty():
+            self.forget(one)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What is fetched next, of all that is wanted: jobs, in the order of need.
+
+    READ    somebody waits
+    AHEAD   somebody will, probably; at most half of a host's places
+
+Within a priority the readers take turns, so a device with a hundred misses does not keep one with a
+single miss waiting. A host has EACH places. One that fails is left alone for a while, longer each
+time, and then asked once before everybody goes there again: however many wait, a registry that is
+down sees one request at a time.
+
+Plain data, no lock and no clock: refill.py has both.
+"""
+
+import collections
+import dataclasses
+import enum
+import heapq
+import itertools
+import random
+from typing import Callable, Deque, Dict, Iterator, List, Optional, Tuple
+
+from . import entry
+
+EACH = 16  # jobs under way at one host
+FIRST_S, LONGEST_S = 0.1, 10.0  # pauses after failures: doubled, and half of each is jitter
+AHEAD_MAX = 64  # jobs waiting; more read-ahead than that is dropped
+
+
+class Priority(enum.IntEnum):
+    READ = 0
+    AHEAD = 1
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """Units of an entry to be fetched. Holds the entry."""
+
+    one: entry.Entry
+    first: int  # unit
+    stop: int
+    priority: Priority
+    reader: int
+    host: str
+    running: bool = False
+
+
+@dataclasses.dataclass
+class _Host:
+    running: int = 0
+    ahead: int = 0  # of these
+    failures: int = 0  # in a row
+    not_before: float = 0.0
+
+
+_Turn = Tuple[int, str]  # a reader's, at one host
+
+
+def _turn(job: Job) -> _Turn:
+    return job.reader, job.host
+
+
+class Schedule:
+    """Jobs waiting, paused and under way."""
+
+    def __init__(
+        self,
+        longest_s: float = LONGEST_S,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._longest_s = longest_s
+        self._uniform = uniform
+        # Who was served last stands last.
+        self._queues: "Dict[Priority, collections.OrderedDict[_Turn, Deque[Job]]]" = {
+            one: collections.OrderedDict() for one in Priority
+        }
+        self._waiting = {one: 0 for one in Priority}
+        self._paused: List[Tuple[float, int, Job]] = []
+        self._numbers = itertools.count()
+        self._units: Dict[Tuple[int, int], Job] = {}  # (entry's number, unit): who fetches it
+        self._hosts: Dict[str, _Host] = {}
+
+    def find(self, one: entry.Entry, unit: int) -> Optional[Job]:
+        """Who fetches, or is to fetch, this unit."""
+        return self._units.get((one.number, unit))
+
+    def reads(self) -> int:
+        """Jobs somebody waits for, under way or not; paused ones not counted."""
+        running = sum(host.running - host.ahead for host in self._hosts.values())
+        return self._waiting[Priority.READ] + running
+
+    def add(self, job: Job) -> bool:
+        """False: too much read-ahead waits already."""
+        if job.priority is Priority.AHEAD and self._waiting[Priority.AHEAD] >= AHEAD_MAX:
+            return False
+        for unit in range(job.first, job.stop):
+            self._units[job.one.number, unit] = job
+        self._push(job)
+        return True
+
+    def promote(self, job: Job, reader: int) -> None:
+        """Somebody waits for it now."""
+        if job.running or job.priority is Priority.READ:
+            return
+        if job not in self._queues[job.priority].get(_turn(job), ()):
+            return  # paused: it comes back as what its readers are then
+        self._take_out(job)
+        job.priority, job.reader = Priority.READ, reader
+        self._push(job)
+
+    def take(self, now: float) -> Optional[Job]:
+        """The next job to run, which is to be ended by done() or failed(); None: none may."""
+        for priority in Priority:
+            queues = self._queues[priority]
+            for turn in list(queues):
+                job = queues[turn][0]
+                host = self._hosts.setdefault(job.host, _Host())
+                if not self._may_run(host, priority, now):
+                    continue
+                self._take_out(job)
+                if turn in queues:
+                    queues.move_to_end(turn)
+                job.running = True
+                host.running += 1
+                host.ahead += priority is Priority.AHEAD
+                return job
+        return None
+
+    def done(self, job: Job) -> None:
+        """It was fetched."""
+        host = self._ended(job)
+        host.failures, host.not_before = 0, 0.0
+        self._forget(job)
+
+    def failed(self, job: Job, now: float, least_s: float, failures: int, blame: bool) -> None:
+        """
+        It was not, for the failures-th time in a row; it is due again after a pause of at least
+        least_s. blame: its host is left alone for as long.
+        """
+        host = self._ended(job)
+        if blame:
+            host.failures += 1
+            host.not_before = now + max(least_s, self._pause_s(host.failures))
+        due = max(now + max(least_s, self._pause_s(failures)), host.not_before)
+        heapq.heappush(self._paused, (due, next(self._numbers), job))
+
+    def due(self, now: float) -> Iterator[Job]:
+        """Paused jobs whose time has come; they are forgotten: whoever still waits asks again."""
+        while self._paused and self._paused[0][0] <= now:
+            job = heapq.heappop(self._paused)[2]
+            self._forget(job)
+            yield job
+
+    def drop(self, one: entry.Entry) -> List[Job]:
+        """All jobs of an entry that are not under way, taken out."""
+        mine = {job for key, job in self._units.items() if key[0] == one.number}
+        dropped = [job for job in mine if not job.running]
+        for job in dropped:
+            if any(job is paused[2] for paused in self._paused):
+                self._paused = [paused for paused in self._paused if paused[2] is not job]
+                heapq.heapify(self._paused)
+            else:
+                self._take_out(job)
+            self._forget(job)
+        return dropped
+
+    def next_s(self, now: float) -> Optional[float]:
+        """Seconds until something may be due; None: only new jobs or ended ones change anything."""
+        times = [self._paused[0][0]] if self._paused else []
+        times += [host.not_before for host in self._hosts.values() if host.not_before > now]
+        return max(min(times) - now, 0.0) if times else None
+
+    # -- inside
+
+    def _may_run(self, host: _Host, priority: Priority, now: float) -> bool:
+        if host.failures:
+            return now >= host.not_before and not host.running
+        if priority is Priority.AHEAD and host.ahead >= EACH // 2:
+            return False
+        return host.running < EACH
+
+    def _pause_s(self, failures: int) -> float:
+        whole_s = min(self._longest_s, FIRST_S * 2.0 ** min(failures - 1, 30))
+        return self._uniform(whole_s / 2, whole_s)
+
+    def _push(self, job: Job) -> None:
+        queues = self._queues[job.priority]
+        queues.setdefault(_turn(job), collections.deque()).append(job)
+        self._waiting[job.priority] += 1
+
+    def _take_out(self, job: Job) -> None:
+        queues = self._queues[job.priority]
+        turn = _turn(job)
+        queues[turn].remove(job)
+        if not queues[turn]:
+            del queues[turn]
+        self._waiting[job.priority] -= 1
+
+    def _ended(self, job: Job) -> _Host:
+        host = self._hosts[job.host]
+        job.running = False
+        host.running -= 1
+        host.ahead -= job.priority is Priority.AHEAD
+        return host
+
+    def _forget(self, job: Job) -> None:
+        for unit in range(job.first, job.stop):
+            if self._units.get((job.one.number, unit)) is job:
+                del self._units[job.one.number, unit]
+        host = self._hosts.get(job.host)
+        if host and not host.running and not host.failures and len(self._hosts) > 64:
+            del self._hosts[job.host]

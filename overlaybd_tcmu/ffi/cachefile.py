@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The native core's side of lazily fetched layers: what readers miss, and the local copies that are
+filled for them. Handles as in native.py; ranges are (offset, count) in bytes and begin at multiples
+of GRANULE.
+"""
+
+import array
+import ctypes
+import dataclasses
+import enum
+import os
+import threading
+from ctypes import c_char, c_uint32, c_uint64, c_void_p
+from typing import Any, List, Optional, Sequence, Tuple
+
+from . import core, native
+
+GRANULE = 4096  # what is present or not; a file's last one may be shorter
+
+_BATCH = 64
+
+
+class MissKind(enum.IntEnum):
+    READ = 1
+    AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Miss:
+    """struct obd_miss: whole units of a file, wanted (READ) or soon to be (AHEAD)."""
+
+    file: int
+    reader: int
+    offset: int
+    count: int
+    kind: int
+
+
+class Misses(native.Handle):
+    """What the readers of all cache files want and do not find. Outlives the files."""
+
+    def __init__(self, unit: int) -> None:
+        """unit: bytes fetched at once, a power of two of at least GRANULE."""
+        super().__init__()
+        self.unit = unit
+        self._batch = (core.Miss * _BATCH)()  # next() is one thread's
+        ret = c_void_p()
+        core.library().misses_create(unit, ctypes.byref(ret))
+        self._address = ret.value
+
+    def next(self, timeout_ms: int = -1) -> List[Miss]:
+        """Some misses; none after timeout_ms; EOFError once stopped. Each is to be settled."""
+        count = core.library().misses_next(self.address, timeout_ms, self._batch, _BATCH)
+        if count < 0:
+            raise EOFError("misses stopped")
+        return [
+            Miss(one.file, one.reader, one.offset, one.count, one.kind)
+            for one in self._batch[:count]
+        ]
+
+    def stop(self) -> None:
+        core.library().misses_stop(self.address)
+
+    def set_epoch(self, epoch: int) -> None:
+        """What heat() shows of units that are read from now on."""
+        core.library().misses_set_epoch(self.address, epoch)
+
+    def parked(self) -> int:
+        """Readers that wait now."""
+        return int(core.library().misses_parked(self.address))
+
+    def _destroy(self, address: int) -> None:
+        core.library().misses_destroy(address)
+
+
+def _address_of(buffer: Any) -> Tuple[int, int]:
+    """Where a writable buffer begins, and its bytes; the caller keeps the buffer."""
+    count = memoryview(buffer).nbytes
+    return ctypes.addressof((c_char * count).from_buffer(buffer)), count
+
+
+class CacheFile(native.Handle):
+    """The local, sparse copy of a remote blob. Blobs made from it keep it alive in the core."""
+
+    def __init__(self, misses: Misses, path: str, size: int, number: int) -> None:
+        """number: what misses call it. An empty path: memory only."""
+        super().__init__()
+        self.size = size
+        ret = c_void_p()
+        core.library().cachefile_open(
+            misses.address,
+            os.fsencode(path),
+            size,
+            number,
+            ctypes.byref(ret),
+            ctypes.byref(core.Error()),
+        )
+        self._address = ret.value
+        self._misses = misses  # must outlive us
+
+    def fill(self, buffer: Any, offset: int) -> "array.array[int]":
+        """Writes whole granules, wakes who waits for them; their checksums. OSError: not taken."""
+        address, count = _address_of(buffer)
+        sums = array.array("I", bytes(4 * -(-count // GRANULE)))
+        words = (c_uint32 * len(sums)).from_buffer(sums)
+        core.library().cachefile_fill(self.address, address, count, offset, words)
+        return sums
+
+    def spill(self, buffer: Any, offset: int) -> None:
+        """As fill, into memory beside the file."""
+        address, count = _address_of(buffer)
+        core.library().cachefile_spill(self.address, address, count, offset)
+
+    def recover(self, offset: int, count: int, sums: Sequence[int]) -> int:
+        """Makes present the granules whose bytes have these checksums (0: none); their number."""
+        array = (c_uint32 * len(sums))(*sums)
+        if len(sums) < -(-count // GRANULE):
+            raise ValueError("a checksum for each granule is needed")
+        return int(core.library().cachefile_recover(self.address, offset, count, array))
+
+    def settle(self, offset: int, count: int) -> None:
+        """A taken miss is done with; what is still missed of it is reported again."""
+        core.library().cachefile_settle(self.address, offset, count)
+
+    def fail(self, offset: int, count: int, error: int) -> None:
+        """Whoever waits for bytes of the range gets this errno."""
+        core.library().cachefile_fail(self.address, offset, count, error)
+
+    def refuse(self, offset: int, count: int, error: int) -> None:
+        """As fail, for those alone who open a layer; reads of images wait on."""
+        core.library().cachefile_refuse(self.address, offset, count, error)
+
+    def evict(self, offset: int, count: int) -> None:
+        """Gives the room of a range back."""
+        core.library().cachefile_evict(self.address, offset, count)
+
+    def unspill(self, offset: int, count: int) -> None:
+        """As evict, of what is in memory."""
+        core.library().cachefile_unspill(self.address, offset, count)
+
+    def switch(self, path: str) -> None:
+        """From now on everything comes from the whole copy at path."""
+        core.library().cachefile_switch(self.address, os.fsencode(path), ctypes.byref(core.Error()))
+
+    def next_gap(self, offset: int) -> Optional[Tuple[int, int]]:
+        """(start, end) of the next range from offset on that is not there; None: no more."""
+        start, end = c_uint64(), c_uint64()
+        found = core.library().cachefile_next_gap(
+            self.address, offset, ctypes.byref(start), ctypes.byref(end)
+        )
+        return (start.value, end.value) if found else None
+
+    def copy_into(self, buffer: Any, offset: int) -> int:
+        """Copies what is present from offset on, up to the first gap; bytes."""
+        address, count = _address_of(buffer)
+        return int(core.library().cachefile_copy(self.address, address, count, offset))
+
+    def heat(self, unit: int, count: int) -> List[int]:
+        """The epoch in which each of count units was read last; 0: never."""
+        array = (c_uint32 * count)()
+        core.library().cachefile_heat(self.address, unit, count, array)
+        return list(array)
+
+    def mark(self, offset: int) -> None:
+        """The next read of the unit at offset is reported, once."""
+        core.library().cachefile_mark(self.address, offset)
+
+    def blob(self, timeout_ms: int = -1) -> "CachedBlob":
+        """For a layer; opening it waits for missing bytes until timeout_ms from now."""
+        return CachedBlob(self, timeout_ms)
+
+    def _destroy(self, address: int) -> None:
+        core.library().cachefile_close(address)
+
+
+class CachedBlob(native.Blob):
+    """
+    A blob that is read through a cache file. `_guard` lets another thread cancel() while the blob
+    is handed over or closed.
+    """
+
+    def __init__(self, file: CacheFile, timeout_ms: int) -> None:
+        native.Handle.__init__(self)  # not Blob's, which opens a path
+        self._guard = threading.Lock()
+        ret = c_void_p()
+        core.library().blob_cached(
+            file.address, timeout_ms, ctypes.byref(ret), ctypes.byref(core.Error())
+        )
+        self._address = ret.value
+
+    def cancel(self) -> None:
+        """Ends the waiting of whoever opens a layer from it; harmless when nobody does any more."""
+        with self._guard:
+            if self._address is not None:
+                core.library().blob_cancel(self._address)
+
+    def release(self) -> int:
+        with self._guard:
+            return super().release()
+
+
+def expire(image: native.Image, age_ms: int, error: int) -> int:
+    """Those that have waited for age_ms end with this errno; their number."""
+    return int(core.library().image_expire(image.address, age_ms, error))
+
+
+def parked(image: native.Image) -> Tuple[int, int]:
+    """How many requests wait for missing bytes, and for how many ms the oldest has."""
+    oldest = c_uint64()
+    count = core.library().image_parked(image.address, ctypes.byref(oldest))
+    return int(count), oldest.value

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Bounds how many connections are busy, for each server and in all.
+
+Who finds no place waits in a queue; a place that becomes free goes to the first one there who may
+have it, so nobody is overtaken by others who want the same server. `_lock` guards counts and queue
+and is held for moments; waiting happens outside.
+"""
+
+import threading
+from typing import Dict, List
+
+from . import operation
+
+
+class _Waiter:
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.admitted = threading.Event()  # set under the lock, with the place counted
+
+
+class Slots:
+    """Places for connections in use; thread-safe."""
+
+    def __init__(self, each: int, total: int) -> None:
+        self._each = each
+        self._total = total
+        self._lock = threading.Lock()
+        self._used: Dict[str, int] = {}
+        self._sum = 0
+        self._queue: List[_Waiter] = []
+
+    def take(self, origin: str, current: operation.Operation) -> None:
+        """Waits for a place; RegistryError when the operation ends before there is one."""
+        waiter = _Waiter(origin)
+        with self._lock:
+            self._queue.append(waiter)
+            self._admit()
+        if waiter.admitted.is_set():
+            return
+        try:
+            current.wait(waiter.admitted)
+        except BaseException:
+            with self._lock:
+                if waiter.admitted.is_set():
+                    self._leave(origin)
+                else:
+                    self._queue.remove(waiter)
+            raise
+
+    def give_back(self, origin: str) -> None:
+        with self._lock:
+            self._leave(origin)
+
+    def _leave(self, origin: str) -> None:
+        self._sum -= 1
+        self._used[origin] -= 1
+        if not self._used[origin]:
+            del self._used[origin]
+        self._admit()
+
+    def _admit(self) -> None:
+        """Whoever may have a place, in the order they came."""
+        at = 0
+        while at < len(self._queue) and self._sum < self._total:
+            origin = self._queue[at].origin
+            if self._used.get(origin, 0) < self._each:
+                self._used[origin] = self._used.get(origin, 0) + 1
+                self._sum += 1
+                self._queue.pop(at).admitted.set()
+            else:
+                at += 1

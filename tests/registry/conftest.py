@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registries that misbehave, blobs of them, and the check that nothing is left behind."""
+
+import base64
+import contextlib
+import json
+import os
+import random
+import threading
+import time
+
+import pytest
+
+from overlaybd_tcmu import config, errors
+from overlaybd_tcmu.registry import blob, retry
+
+from ..support import certificates, fault_registry
+
+SIZE = 300_000
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Every test ends with the threads and file descriptors it began with."""
+    threads, files = threading.active_count(), open_files()
+    yield
+    deadline = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [one.name for one in threading.enumerate()][threads:] == []
+    assert open_files() <= files
+
+
+def open_files():
+    """{fd: what it is}"""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+    return set(found.items())
+
+
+@pytest.fixture(scope="session")
+def data():
+    """What blobs are made of; no two ranges of it are alike."""
+    return random.Random(7).randbytes(SIZE)
+
+
+@pytest.fixture
+def server():
+    with fault_registry.FaultRegistry() as one:
+        yield one
+
+
+@pytest.fixture
+def second():
+    """Another registry: a mirror of the first, or a stranger."""
+    with fault_registry.FaultRegistry() as one:
+        yield one
+
+
+class Made:
+    """Registries and blobs as the daemon makes them, closed at the end of the test."""
+
+    def __init__(self, stack, folder):
+        self.stack = stack
+        self.folder = folder
+        self.credentials = folder / "cred.json"
+        self.certs_d = folder / "certs.d"
+
+    def registry(self, clock=retry.CLOCK, **document):
+        document.setdefault("credentialConfig", {"mode": "file", "path": str(self.credentials)})
+        document["registryConfig"] = {"hostsDir": str(self.certs_d)}
+        service, _ = config.parse("test", document)
+        one = blob.Registry(service, clock=clock)
+        self.stack.callback(one.close)
+        return one
+
+    def blob(self, url, digest, size=0, registry=None, **document):
+        """An open blob."""
+        one = (registry or self.registry(**document)).blob(url, digest, size)
+        self.stack.callback(one.close)
+        one.open()
+        return one
+
+    def save_credentials(self, **auths):
+        """host -> (user, password), with "_" in host for ":"."""
+        self.save_document({"auths": {host: entry(*pair) for host, pair in auths.items()}})
+
+    def save_document(self, document):
+        self.credentials.write_text(json.dumps(document))
+        self.credentials.chmod(0o600)
+
+    def save_hosts(self, host, text):
+        folder = self.certs_d / host
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hosts.toml").write_text(text)
+
+
+def entry(user, password):
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+@pytest.fixture
+def made(tmp_path):
+    with contextlib.ExitStack() as stack:
+        yield Made(stack, tmp_path)
+
+
+def read(one, offset, count):
+    buffer = bytearray(count)
+    one.pread_into(memoryview(buffer), offset)
+    return bytes(buffer)
+
+
+def failure(function, *arguments):
+    """The RegistryError a call ends with."""
+    with pytest.raises(errors.RegistryError) as caught:
+        function(*arguments)
+    return caught.value
+
+
+class Clock(retry.Clock):
+    """Time that passes only when somebody waits, or when it is told to."""
+
+    def __init__(self):
+        self.time = 1000.0
+        self.waits = []
+
+    def now(self):
+        return self.time
+
+    def wait(self, stop, seconds):
+        self.waits.append(seconds)
+        self.time += seconds
+        return stop.is_set()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    return certificates.Authority(tmp_path_factory.mktemp("authority"))
