@@ -44,10 +44,10 @@ asan-core tsan-core: %-core: build/.setup
 
 # ---- testing: the floors in order; a red one makes those above it moot
 
-test: build lint unit native image tools registry cache download daemon packages bench-brief asan tsan vm ## everything that must hold
+test: build lint unit native image tools registry cache download daemon ops packages bench-brief asan tsan vm ## everything that must hold
 	@echo "test: every floor passed"
 
-check: build lint unit native image tools registry cache download daemon ## the floors that take less than two minutes
+check: build lint unit native image tools registry cache download daemon ops ## the floors that take less than two minutes
 
 lint: build/.setup ## formatting, style, types
 	$(BLACK) --check $(CHECKED) || { echo "black: 'make format' mends it"; exit 1; }
@@ -63,7 +63,7 @@ format: build/.setup ## lay out Python and C as lint wants it
 	$(BLACK) $(CHECKED)
 	build/venv/bin/clang-format -i native/*.[ch]
 
-unit native image tools registry cache download daemon: build
+unit native image tools registry cache download daemon ops: build
 	$(PYTEST) -q tests/$@
 
 # What is about connections once more with the oldest libraries: urllib3 1.26 is another program.
@@ -99,7 +99,7 @@ bench: build ## measure, and write the README's table
 install: core ## into $(DESTDIR)$(PREFIX); what the packages call
 	install -d "$(DESTDIR)$(PREFIX)/lib/python" "$(DESTDIR)/etc/overlaybd"
 	install -m 644 $(CORE) "$(DESTDIR)$(PREFIX)/lib"
-	find overlaybd_tcmu -name '*.py' -exec cp --parents -t "$(DESTDIR)$(PREFIX)/lib/python" {} +
+	find overlaybd_tcmu \( -name '*.py' -o -name '*.html' \) -exec cp --parents -t "$(DESTDIR)$(PREFIX)/lib/python" {} +
 	$(PYTHON) packaging/launchers.py "$(DESTDIR)$(PREFIX)/bin" $(INSTALL_PYTHON) ../lib/python
 	install -m 644 packaging/overlaybd-tcmu.service "$(DESTDIR)$(PREFIX)"
 	install -D -m 644 -t "$(DESTDIR)$(UNITDIR)" packaging/overlaybd-tcmu.service

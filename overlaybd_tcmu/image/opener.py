@@ -155,13 +155,12 @@ def _how_to_open(
     direct: bool,
     opening: remote_layers.Opening,
 ) -> OpenLayer:
-    """From the first of a layer's places that exists; only existence counts, as ever."""
-    place = local_place(lower)
-    if place is not None:
-        return functools.partial(_open_local, number, place, direct)
-    places = _places(lower)
+    found = local_place(lower)
+    if found is not None:
+        return functools.partial(_open_local, number, found, direct)
     if not image_config.repo_blob_url:
         # The words for a remote layer without a registry; a lost local file is told apart.
+        places = _places(lower)
         lost = f"no such file: {', '.join(places)}" if places else "neither file nor dir nor digest"
         cause = "" if lower.digest else f"layer {number}: {lost}"
         raise errors.ImageError("empty repoBlobUrl", cause)
