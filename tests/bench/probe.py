@@ -2,6 +2,7 @@
 """Builds the probe and what it reads, and runs it: one row a call."""
 
 import concurrent.futures
+import functools
 import hashlib
 import json
 import os
@@ -117,7 +118,7 @@ class Disk:
         with open(self.data, "wb") as out:
             while left:
                 before = left
-                for path in _files():
+                for path in files():
                     left -= out.write(path.read_bytes()[: min(left, FILE_MAX)])
                     if not left:
                         break
@@ -128,7 +129,8 @@ class Disk:
         subprocess.run([PROBE, "write", self.data, self.folder, name], check=True)
 
 
-def _files() -> List[pathlib.Path]:
+@functools.lru_cache(maxsize=None)
+def files() -> List[pathlib.Path]:
     """Regular files in an order that mixes kinds, so that any prefix of it is like the whole."""
     paths = [os.path.join(folder, name) for folder, _, names in os.walk(SOURCE) for name in names]
     paths = [path for path in paths if os.path.isfile(path) and not os.path.islink(path)]

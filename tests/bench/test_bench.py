@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from . import bench, probe, table
+from . import applying, bench, probe, table
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,17 @@ def test_rounds_with_a_busy_machine_are_left_out(tmp_path, monkeypatch):
     row = probe.Read("plain", 1, "random", 4096, 32, 2)
     outcome = probe.run_read(row, probe.Disk(probe.BRIEF.disk_size), probe.BRIEF)
     assert (outcome.undisturbed, outcome.ratio, outcome.cpu_ratio) == (3, 1.8, 0.9)
+
+
+def test_applying_a_layer_is_measured_or_it_is_said_why(result):
+    pace = probe.BRIEF
+    try:
+        outcome = applying.run(applying.rows(pace)[0], pace)
+    except applying.Missing as error:
+        pytest.skip(str(error))
+    assert outcome.ours > 0 and outcome.limit >= outcome.extra["synced"] > 0
+    assert len(result["applies"]) == 1
+    assert "beside `tar -x`" in table.markdown(result)
 
 
 def test_result_survives_json(result):
