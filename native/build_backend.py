@@ -2,7 +2,7 @@
 """
 What pip calls to build us: setuptools, after the core's own Makefile has run.
 
-The core and libobd_ext4.so travel inside the package, in overlaybd_tcmu/ffi, and are reached through
+The core and libobd_ext4.so travel inside the package, in overlaybd_tcmu/ffi, reached through
 ctypes: a wheel therefore suits any Python 3, but only this kind of machine, and its tag says so.
 """
 

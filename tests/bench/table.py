@@ -118,7 +118,7 @@ def _applies(rows: List[Row]) -> List[str]:
         f"{rate / 1e6:.0f}" for rate in (row["ours"], row["limit"], row["extra"]["synced"])
     )
     return [
-        f"`overlaybd-apply` of {row['archive'] / 1e6:.0f} MB of `/usr` onto a writable layer, until "
+        f"`overlaybd-apply` of {row['archive'] / 1e6:.0f} MB of `/usr` onto a new layer, until "
         "it is durable, beside `tar -x` onto the kernel's ext4 on a loop device: "
         f"{ours} / {tar} MB/s **{row['ratio']:.2f}** "
         f"({synced} MB/s until what tar wrote is durable, too)."
