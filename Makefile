@@ -41,10 +41,10 @@ asan-core tsan-core: %-core: build/.setup
 
 # ---- testing: the floors in order; a red one makes those above it moot
 
-test: build lint unit native image registry cache download daemon asan tsan vm ## everything that must hold
+test: build lint unit native image tools registry cache download daemon bench-brief asan tsan vm ## everything that must hold
 	@echo "test: every floor passed"
 
-check: build lint unit native image registry cache download daemon ## the floors that take less than two minutes
+check: build lint unit native image tools registry cache download daemon ## the floors that take less than two minutes
 
 lint: build/.setup ## formatting, style, types
 	$(BLACK) --check $(CHECKED) || { echo "black: 'make format' mends it"; exit 1; }
@@ -60,7 +60,7 @@ format: build/.setup ## lay out Python and C as lint wants it
 	$(BLACK) $(CHECKED)
 	build/venv/bin/clang-format -i native/*.[ch]
 
-unit native image registry cache download daemon: build
+unit native image tools registry cache download daemon: build
 	$(PYTEST) -q tests/$@
 
 # What is about connections once more with the oldest libraries: urllib3 1.26 is another program.
@@ -81,6 +81,9 @@ asan tsan:
 
 run: build ## serve a sample image in a virtual machine, and show it
 	$(PY) -m tests.vm.run
+
+bench-brief: build
+	$(PYTEST) -q tests/bench
 
 bench: build ## measure, and write the README's table
 	$(PY) -m tests.bench.bench --vm --readme
@@ -104,6 +107,6 @@ rpm: ## an RPM in build/rpm
 clean: ## remove what was made; build/venv and images of virtual machines too
 	rm -rf build dist ./*.egg-info
 
-.PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image registry \
+.PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image tools registry \
 	registry-oldest cache download daemon vm \
-	asan tsan run bench install deb rpm clean
+	asan tsan run bench bench-brief install deb rpm clean

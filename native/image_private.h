@@ -33,7 +33,8 @@ struct obd_work {
 	struct obd_slot *free_slots;
 	unsigned slots_used;	/**< not free now */
 	uint64_t slots_taken;	/**< so far, since their memory was last given back */
-	unsigned threads, idle; /**< alive; asleep */
+	unsigned threads, idle; /**< ready to work; asleep */
+	unsigned leaving;	/**< threads that only clean up behind themselves */
 	unsigned busy;		/**< atomic: threads busy with work that is not in blocked */
 	unsigned wakes;		/**< sleepers that have been called and are not up yet */
 	bool stop;

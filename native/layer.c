@@ -10,83 +10,19 @@
 #include "error.h"
 #include "obd_test.h"
 #include "tar.h"
+#include "unwrap.h"
 
-/** The unwrapped stream of a layer, read without hurry: for opening, and for tests. */
+/** The unwrapped stream of a layer, as obd_lsmt_open wants to see it. */
 struct reader {
 	const struct obd_layer *layer;
-	struct obd_codec *codec; /**< this and the next two are for a ZFile alone */
-	uint8_t *stored;
-	uint8_t *decoded;
+	struct obd_unwrap *unwrap;
 };
 
-static void reader_deinit(struct reader *reader)
-{
-	obd_codec_destroy(reader->codec);
-	free(reader->stored);
-	free(reader->decoded);
-}
-
-static int reader_init(struct reader *reader, const struct obd_layer *layer)
-{
-	*reader = (struct reader){.layer = layer};
-	if (!layer->zfile)
-		return 0;
-	reader->stored = malloc(layer->zfile->stored_max);
-	reader->decoded = malloc(layer->zfile->block_size);
-	if (reader->stored && reader->decoded && !obd_codec_create(&reader->codec))
-		return 0;
-	reader_deinit(reader);
-	return -ENOMEM;
-}
-
-static uint64_t stream_size(const struct obd_layer *layer)
-{
-	return layer->zfile ? layer->zfile->original_size : layer->stored_size;
-}
-
-/** The first in + count bytes of a block; *ret is where the wanted count begin. */
-static int read_block(struct reader *reader, uint64_t block, uint32_t in, uint32_t count, const uint8_t **ret)
-{
-	const struct obd_layer *layer = reader->layer;
-	const struct obd_zfile *zfile = layer->zfile;
-	const uint64_t at = obd_zfile_at(zfile, block);
-	const size_t stored = (size_t)(obd_zfile_at(zfile, block + 1) - at);
-	int r = obd_blob_pread(layer->blob, reader->stored, stored, layer->base + at);
-
-	if (r)
-		return r;
-	r = obd_zfile_decode(zfile, reader->codec, block, reader->stored, stored, reader->decoded, zfile->block_size,
-			     in + count);
-	*ret = reader->decoded + in;
-	return r < 0 ? r : 0;
-}
-
-/** obd_stream's pread. */
 static int reader_pread(void *opaque, void *buf, size_t count, uint64_t offset)
 {
 	struct reader *reader = opaque;
-	const struct obd_layer *layer = reader->layer;
-	uint8_t *to = buf;
 
-	if (!layer->zfile)
-		return obd_blob_pread(layer->blob, buf, count, layer->base + offset);
-	while (count) {
-		const uint32_t in = (uint32_t)(offset & (layer->zfile->block_size - 1));
-		uint32_t take = layer->zfile->block_size - in;
-		const uint8_t *from;
-		int r;
-
-		if (take > count)
-			take = (uint32_t)count;
-		r = read_block(reader, offset >> layer->zfile->block_shift, in, take, &from);
-		if (r)
-			return r;
-		memcpy(to, from, take);
-		to += take;
-		count -= take;
-		offset += take;
-	}
-	return 0;
+	return obd_unwrap_pread(reader->unwrap, reader->layer, buf, count, offset, NULL);
 }
 
 static int open_zfile(struct obd_layer *layer, struct obd_error *err)
@@ -100,18 +36,18 @@ static int open_zfile(struct obd_layer *layer, struct obd_error *err)
 
 static int open_lsmt(struct obd_layer *layer, struct obd_error *err)
 {
-	struct reader reader;
-	const struct obd_stream stream = {stream_size(layer), layer->blob->path, reader_pread, &reader};
-	int r = reader_init(&reader, layer);
+	struct reader reader = {.layer = layer};
+	const struct obd_stream stream = {obd_unwrap_size(layer), layer->blob->path, reader_pread, &reader};
+	int r = obd_unwrap_create(&reader.unwrap);
 
 	if (r)
 		return obd_fail(err, -r, "%s: no memory", layer->blob->path);
 	r = obd_lsmt_open(&stream, &layer->lsmt, err);
-	reader_deinit(&reader);
+	obd_unwrap_destroy(reader.unwrap);
 	return r;
 }
 
-static int layer_init(struct obd_layer *layer, struct obd_error *err)
+static int open_wrappers(struct obd_layer *layer, struct obd_error *err)
 {
 	int r;
 
@@ -120,13 +56,10 @@ static int layer_init(struct obd_layer *layer, struct obd_error *err)
 	if (r < 0)
 		return r;
 	layer->tar = r > 0;
-	r = open_zfile(layer, err);
-	if (r)
-		return r;
-	return open_lsmt(layer, err);
+	return open_zfile(layer, err);
 }
 
-int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err)
+static int layer_open(struct obd_blob *blob, bool lsmt, struct obd_layer **ret, struct obd_error *err)
 {
 	struct obd_layer *layer = calloc(1, sizeof(*layer));
 	int r;
@@ -134,7 +67,9 @@ int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_err
 	if (!layer)
 		return obd_fail(err, ENOMEM, "%s: no memory", blob->path);
 	layer->blob = blob;
-	r = layer_init(layer, err);
+	r = open_wrappers(layer, err);
+	if (!r && lsmt)
+		r = open_lsmt(layer, err);
 	if (r) {
 		layer->blob = NULL; // stays the caller's
 		obd_layer_close(layer);
@@ -142,6 +77,16 @@ int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_err
 	}
 	*ret = layer;
 	return 0;
+}
+
+int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err)
+{
+	return layer_open(blob, true, ret, err);
+}
+
+int obd_layer_open_wrappers(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err)
+{
+	return layer_open(blob, false, ret, err);
 }
 
 void obd_layer_close(struct obd_layer *layer)
@@ -160,7 +105,7 @@ void obd_layer_info(const struct obd_layer *layer, struct obd_layer_info *ret)
 
 	*ret = (struct obd_layer_info){
 		.virtual_size = lsmt->virtual_size,
-		.stream_size = stream_size(layer),
+		.stream_size = obd_unwrap_size(layer),
 		.segments = lsmt->segments.count,
 		.memory = lsmt->segments.count * 2 * sizeof(uint64_t),
 		.tar = layer->tar,
@@ -180,15 +125,15 @@ void obd_layer_info(const struct obd_layer *layer, struct obd_layer_info *ret)
 
 int64_t obd_test_layer_pread(const struct obd_layer *layer, void *buf, size_t count, uint64_t offset)
 {
-	struct reader reader;
+	struct obd_unwrap *unwrap;
 	int r;
 
-	if (offset > stream_size(layer) || count > stream_size(layer) - offset)
+	if (offset > obd_unwrap_size(layer) || count > obd_unwrap_size(layer) - offset)
 		return -EINVAL;
-	r = reader_init(&reader, layer);
+	r = obd_unwrap_create(&unwrap);
 	if (r)
 		return r;
-	r = reader_pread(&reader, buf, count, offset);
-	reader_deinit(&reader);
+	r = obd_unwrap_pread(unwrap, layer, buf, count, offset, NULL);
+	obd_unwrap_destroy(unwrap);
 	return r ? r : (int64_t)count;
 }

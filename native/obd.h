@@ -317,4 +317,52 @@ OBD_PUBLIC void obd_tcmu_stop(struct obd_tcmu *tcmu);
 OBD_PUBLIC void obd_tcmu_stats(const struct obd_tcmu *tcmu, struct obd_tcmu_stats *ret);
 OBD_PUBLIC void obd_tcmu_destroy(struct obd_tcmu *tcmu);
 
+/* ---- task: a long call, watched and stopped from another thread ---- */
+
+struct obd_task;
+OBD_PUBLIC int obd_task_create(struct obd_task **ret);
+OBD_PUBLIC void obd_task_destroy(struct obd_task *task);
+/** The call ends soon, with -ECANCELED. */
+OBD_PUBLIC void obd_task_stop(struct obd_task *task);
+/** Bytes of input behind the call, and in all; total is 0 while nobody knows. */
+OBD_PUBLIC void obd_task_progress(const struct obd_task *task, uint64_t *done, uint64_t *total);
+
+/* ---- files written by the tools: each is complete and durable when it gets its name, or it never gets it ---- */
+
+struct obd_output_options {
+	const char *path;
+	uint32_t mode;	       /**< permissions, before the umask */
+	uint32_t replace;      /**< 1: takes the place of what has the name, in one step; 0: -EEXIST */
+	uint32_t tar;	       /**< 1: as the one member of a tar */
+	uint32_t algo;	       /**< 0: as it is; else a ZFile of 1 lz4 or 2 zstd blocks */
+	uint32_t block_size;   /**< of the ZFile: a power of two, 512 .. 65536 */
+	uint32_t final_header; /**< 1: the ZFile's header repeats its trailer, and a reader need not look there */
+	uint32_t threads;      /**< that compress or decode; 0: one for each CPU. The bytes do not depend on it */
+};
+
+struct obd_commit_options {
+	const char *uuid;	 /**< 36 characters; NULL: the null UUID */
+	const char *parent_uuid; /**< 36 characters; NULL: what the lowest layer states */
+	const void *message;
+	uint32_t message_size; /**< bytes, at most 256 */
+	uint32_t reserved;     /**< 0 */
+};
+
+/**
+ * Writes what layers, the lowest first, and upper on them show together as one committed layer; a single one is
+ * compacted. upper may be NULL; with one, count may be 0. All stay the caller's, and nobody may write to upper.
+ * -EFBIG when it would have more segments than can be read back.
+ */
+OBD_PUBLIC int obd_commit(struct obd_layer **layers, uint32_t count, struct obd_upper *upper,
+			  const struct obd_commit_options *options, const struct obd_output_options *output,
+			  struct obd_task *task, struct obd_error *err);
+/** Writes what fd, which may be a pipe, has from its beginning on. */
+OBD_PUBLIC int obd_zfile_compress(int fd, const struct obd_output_options *output, struct obd_task *task,
+				  struct obd_error *err);
+/** Writes what is in a ZFile in blob, which stays the caller's, as it is: algo is 0. -EMEDIUMTYPE: it is no ZFile. */
+OBD_PUBLIC int obd_zfile_extract(struct obd_blob *blob, const struct obd_output_options *output, struct obd_task *task,
+				 struct obd_error *err);
+/** Checks every block of a ZFile in blob, which stays the caller's. -ENODATA: it carries no checksums. */
+OBD_PUBLIC int obd_zfile_verify(struct obd_blob *blob, uint32_t threads, struct obd_task *task, struct obd_error *err);
+
 #endif

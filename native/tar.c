@@ -15,6 +15,7 @@
 #include "tar.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "error.h"
@@ -162,4 +163,74 @@ int obd_tar_probe(const struct obd_blob *blob, uint64_t *base, uint64_t *size, s
 	*base = at;
 	*size = count;
 	return 1;
+}
+
+/* ---- writing: the second shape, byte for byte as upstream has it ---- */
+
+/** value as octal text, right-aligned in spaces, in a field of size bytes that ends in a space, and a NUL if short. */
+static void put_octal(uint8_t *field, size_t size, uint64_t value)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), size == 8 ? "%6llo " : "%11llo ", (unsigned long long)value);
+	memcpy(field, text, strlen(text));
+}
+
+static void put_text(uint8_t *field, const char *text)
+{
+	memcpy(field, text, strlen(text));
+}
+
+/** Completes a header whose other fields are set. */
+static void seal_header(uint8_t *block, uint8_t type)
+{
+	uint64_t sum = 0;
+
+	block[156] = type;
+	put_text(block + 257, "ustar");
+	put_text(block + 263, "00");
+	memset(block + 148, ' ', 8);
+	for (size_t i = 0; i < BLOCK; i++)
+		sum += block[i];
+	put_octal(block + 148, 8, sum);
+	block[155] = 0;
+}
+
+/** The record "<length> size=<size>\n", whose length counts its own digits; returns that length. */
+static uint64_t put_pax_size(uint8_t *block, uint64_t size)
+{
+	int length = 0, before;
+	char text[64];
+
+	do {
+		before = length;
+		length = snprintf(text, sizeof(text), "%d size=%llu\n", before, (unsigned long long)size);
+	} while (length != before);
+	put_text(block, text);
+	return (uint64_t)length;
+}
+
+void obd_tar_headers(uint8_t headers[OBD_TAR_HEADERS], uint64_t size)
+{
+	uint8_t *member = headers + 2 * BLOCK;
+
+	memset(headers, 0, OBD_TAR_HEADERS);
+	put_text(headers, "overlaybd.pax");
+	put_octal(headers + 124, 12, put_pax_size(headers + BLOCK, size));
+	seal_header(headers, 'x');
+	put_text(member, "overlaybd.commit");
+	// Whatever the file's own mode and owner are: the same layer is the same blob on every machine.
+	put_octal(member + 100, 8, 0100644);
+	put_octal(member + 108, 8, 0);
+	put_octal(member + 116, 8, 0);
+	put_octal(member + 124, 12, 0); // the pax record says it
+	put_octal(member + 136, 12, 0);
+	put_text(member + 265, "root");
+	put_text(member + 297, "root");
+	seal_header(member, '0');
+}
+
+uint64_t obd_tar_size(uint64_t size)
+{
+	return ((OBD_TAR_HEADERS + size + BLOCK - 1) & ~(uint64_t)(BLOCK - 1)) + 2 * BLOCK;
 }

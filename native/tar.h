@@ -9,4 +9,11 @@
  */
 int obd_tar_probe(const struct obd_blob *blob, uint64_t *base, uint64_t *size, struct obd_error *err);
 
+enum { OBD_TAR_HEADERS = 1536 };
+
+/** What a wrapper of ours begins with: the pax header, its record, the member's header. The payload follows. */
+void obd_tar_headers(uint8_t headers[OBD_TAR_HEADERS], uint64_t size);
+/** Bytes of the whole tar with a payload of size bytes; what lies behind the payload is zeros. */
+uint64_t obd_tar_size(uint64_t size);
+
 #endif

@@ -19,8 +19,9 @@
 
 enum {
 	PIECE = 128 * 1024,
-	CLAIM_MAX = 4, /* small pieces taken under one lock */
-	BULK_TURN = 8, /* every so many small pieces a bulk one is served */
+	CLAIM_MAX = 8,	/* small pieces taken under one lock, */
+	CLAIM_US = 100, /* and what they may cost: so long nobody looks at the front end's ring */
+	BULK_TURN = 8,	/* every so many small pieces a bulk one is served */
 	STACK = 256 * 1024,
 	WORTH_A_WAKE_US = 12, /* waking a sleeping thread costs about this much until it works */
 	SPIN_MAX_US = 60,
@@ -73,17 +74,20 @@ static inline unsigned cost_us(const struct obd_image *image, const struct obd_r
 	return image->small_cost_us + (unsigned)(request->count / 16384);
 }
 
-static void take_small(struct obd_image *image, struct claim *claim)
+/* What it will cost. */
+static unsigned take_small(struct obd_image *image, struct claim *claim)
 {
 	struct obd_work *work = &image->work;
 	struct obd_request *request = work->small.head;
+	const unsigned cost = cost_us(image, request);
 
 	requests_pop(&work->small);
 	work->small_count--;
-	work->small_us -= cost_us(image, request);
+	work->small_us -= cost;
 	work->since_bulk++;
 	claim->pieces[claim->count++] = (struct obd_piece){.request = request, .offset = 0, .count = request->count};
 	queued_sub(work, 1);
+	return cost;
 }
 
 static void take_bulk(struct obd_image *image, struct claim *claim)
@@ -124,7 +128,7 @@ static void take_resumed(struct obd_work *work, struct claim *claim)
 static bool claim_work(struct obd_image *image, struct claim *claim, bool helper)
 {
 	struct obd_work *work = &image->work;
-	unsigned want;
+	unsigned want, cost = 0;
 
 	claim->count = 0;
 	claim->ready = claim->slot = NULL;
@@ -164,8 +168,8 @@ static bool claim_work(struct obd_image *image, struct claim *claim, bool helper
 	if (work->bulk.head && (!work->small.head || work->since_bulk >= BULK_TURN))
 		take_bulk(image, claim);
 	else
-		while (work->small.head && claim->count < want)
-			take_small(image, claim);
+		while (work->small.head && claim->count < want && cost < CLAIM_US)
+			cost += take_small(image, claim);
 	if (!claim->count)
 		return false;
 	if (image->engine) {
@@ -376,10 +380,13 @@ static void *helper_main(void *argument)
 
 	pthread_setname_np(pthread_self(), "obd-helper");
 	helper_loop(image, worker);
+	/* with the lock that helper_loop looked for work under: nobody may count on this thread any more */
+	image->work.threads--;
+	image->work.leaving++;
 	pthread_mutex_unlock(&image->work.lock);
 	obd_worker_destroy(worker);
 	pthread_mutex_lock(&image->work.lock);
-	image->work.threads--;
+	image->work.leaving--;
 	pthread_cond_broadcast(&image->work.gone);
 	pthread_mutex_unlock(&image->work.lock);
 	return NULL;
@@ -554,7 +561,7 @@ void obd_work_deinit(struct obd_image *image)
 	pthread_mutex_lock(&work->lock);
 	work->stop = true;
 	pthread_cond_broadcast(&work->wake);
-	while (work->threads)
+	while (work->threads || work->leaving)
 		pthread_cond_wait(&work->gone, &work->lock);
 	pthread_mutex_unlock(&work->lock);
 	while (work->spare) {

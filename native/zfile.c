@@ -36,25 +36,13 @@
 #include "little_endian.h"
 
 enum {
-	RECORD = 512,
-	CRC = 4,
-	BLOCK_SEED = 100007,
-	BLOCK_SIZE_MIN = 512,
-	BLOCK_SIZE_MAX = 65536,
+	RECORD = OBD_ZFILE_RECORD,
+	CRC = OBD_ZFILE_CRC,
 	GROUP_SHIFT = 16,      /**< a group of blocks holds 64 KiB */
 	GROUP_SUM_MAX = 65534, /**< bytes before the last block of a group, as upstream has it: fits delta */
 	INDEX_CHUNK = 1024 * 1024,
 	INDEX_SIZE_MAX = 1000000000,
 	LENGTH_SLACK = 64, /**< what a compressor may add beyond n / 255 + 16: zstd's frame header */
-};
-
-enum { FLAG_HEADER = 1, FLAG_DATA = 2, FLAG_SEALED = 4, FLAG_FINAL = 8, FLAG_DIGEST = 16 };
-
-/** The record in use, as far as it matters. */
-struct record {
-	uint64_t flags, index_offset, index_size, original_size;
-	uint32_t index_crc, block_size, dict_size;
-	uint8_t algo, verify;
 };
 
 /** What opening knows beside the ZFile itself. */
@@ -64,17 +52,17 @@ struct source {
 	struct obd_error *err;
 };
 
+static const uint8_t magic[24] = {'Z', 'F', 'i', 'l', 'e', 0,	1,   0,	  't', 'u', 'j', 'i',
+				  '.', 'y', 'y', 'f', '@', 'A', 'l', 'i', 'b', 'a', 'b', 'a'};
+
 static bool has_magic(const uint8_t *raw)
 {
-	static const uint8_t magic[24] = {'Z', 'F', 'i', 'l', 'e', 0,	1,   0,	  't', 'u', 'j', 'i',
-					  '.', 'y', 'y', 'f', '@', 'A', 'l', 'i', 'b', 'a', 'b', 'a'};
-
 	return !memcmp(raw, magic, sizeof(magic));
 }
 
-static struct record parse(const uint8_t *raw)
+static struct obd_zfile_record parse(const uint8_t *raw)
 {
-	return (struct record){
+	return (struct obd_zfile_record){
 		.flags = obd_le64(raw, 32),
 		.index_offset = obd_le64(raw, 40),
 		.index_size = obd_le64(raw, 48),
@@ -94,6 +82,23 @@ static bool digest_matches(const uint8_t *raw)
 
 	crc = obd_crc32c(zeros, sizeof(zeros), crc);
 	return obd_crc32c(raw + 32, RECORD - 32, crc) == obd_le32(raw, 28);
+}
+
+void obd_zfile_put_record(uint8_t raw[OBD_ZFILE_RECORD], const struct obd_zfile_record *record)
+{
+	memset(raw, 0, RECORD);
+	memcpy(raw, magic, sizeof(magic));
+	obd_put_le32(raw, 24, 96); // bytes in use
+	obd_put_le64(raw, 32, record->flags);
+	obd_put_le64(raw, 40, record->index_offset);
+	obd_put_le64(raw, 48, record->index_size);
+	obd_put_le64(raw, 56, record->original_size);
+	obd_put_le32(raw, 64, record->index_crc);
+	obd_put_le32(raw, 72, record->block_size);
+	raw[76] = record->algo;
+	obd_put_le32(raw, 84, record->dict_size);
+	raw[88] = record->verify;
+	obd_put_le32(raw, 28, obd_crc32c(raw, RECORD, 0));
 }
 
 static int read_record(const struct source *source, uint8_t *raw, uint64_t offset)
@@ -121,10 +126,10 @@ static int read_header(const struct source *source, uint8_t *raw)
 		return r;
 	if (!has_magic(raw))
 		return 0;
-	if (!(obd_le64(raw, 32) & FLAG_HEADER))
+	if (!(obd_le64(raw, 32) & OBD_ZFILE_HEADER))
 		return obd_fail(source->err, EINVAL, "%s: ZFile flags at offset %llu: 0x%llx is not a header's", path,
 				base + 32, (unsigned long long)obd_le64(raw, 32));
-	if (obd_le64(raw, 32) & FLAG_DIGEST && !digest_matches(raw))
+	if (obd_le64(raw, 32) & OBD_ZFILE_DIGEST && !digest_matches(raw))
 		return obd_fail(source->err, EBADMSG,
 				"%s: ZFile header at offset %llu: its digest 0x%08x does not match", path, base,
 				obd_le32(raw, 28));
@@ -140,7 +145,7 @@ int obd_zfile_probe(const struct obd_blob *blob, uint64_t base, uint64_t size, s
 }
 
 /** The record whose fields count: the header when it is final, else the trailer. */
-static int read_record_in_use(const struct source *source, struct record *ret)
+static int read_record_in_use(const struct source *source, struct obd_zfile_record *ret)
 {
 	const char *path = source->blob->path;
 	unsigned long long at;
@@ -153,9 +158,9 @@ static int read_record_in_use(const struct source *source, struct record *ret)
 		return obd_fail(source->err, EINVAL, "%s: no ZFile magic at offset %llu", path,
 				(unsigned long long)source->base);
 	*ret = parse(raw);
-	if (ret->flags & FLAG_FINAL)
+	if (ret->flags & OBD_ZFILE_FINAL)
 		return 0;
-	if (!(ret->flags & FLAG_DATA))
+	if (!(ret->flags & OBD_ZFILE_DATA))
 		return obd_fail(source->err, EINVAL, "%s: ZFile flags at offset %llu: 0x%llx is not a data file's",
 				path, (unsigned long long)(source->base + 32), (unsigned long long)ret->flags);
 	if (source->size < 2 * RECORD)
@@ -168,7 +173,8 @@ static int read_record_in_use(const struct source *source, struct record *ret)
 	*ret = parse(raw);
 	if (!has_magic(raw))
 		return obd_fail(source->err, EINVAL, "%s: no ZFile magic in the trailer at offset %llu", path, at);
-	if ((ret->flags & (FLAG_HEADER | FLAG_DATA | FLAG_SEALED)) != (FLAG_DATA | FLAG_SEALED))
+	if ((ret->flags & (OBD_ZFILE_HEADER | OBD_ZFILE_DATA | OBD_ZFILE_SEALED)) !=
+	    (OBD_ZFILE_DATA | OBD_ZFILE_SEALED))
 		return obd_fail(source->err, EINVAL,
 				"%s: ZFile flags at offset %llu: 0x%llx is not a sealed data file's trailer", path,
 				at + 32, (unsigned long long)ret->flags);
@@ -181,18 +187,18 @@ static bool is_power_of_two(uint32_t value)
 }
 
 /** Everything that can be said of the record without reading the index. */
-static int check_record(const struct source *source, const struct record *record)
+static int check_record(const struct source *source, const struct obd_zfile_record *record)
 {
 	const char *path = source->blob->path;
 	const uint64_t blocks = record->index_size, data = RECORD + (uint64_t)record->dict_size;
-	const uint64_t limit = source->size - (record->flags & FLAG_FINAL ? 0 : RECORD);
+	const uint64_t limit = source->size - (record->flags & OBD_ZFILE_FINAL ? 0 : RECORD);
 	uint64_t expected;
 
 	if (blocks > INDEX_SIZE_MAX)
 		return obd_fail(source->err, EFBIG, "%s: ZFile index_size: %llu, at most 1000000000", path,
 				(unsigned long long)blocks);
-	if (!is_power_of_two(record->block_size) || record->block_size < BLOCK_SIZE_MIN ||
-	    record->block_size > BLOCK_SIZE_MAX)
+	if (!is_power_of_two(record->block_size) || record->block_size < OBD_ZFILE_BLOCK_MIN ||
+	    record->block_size > OBD_ZFILE_BLOCK_MAX)
 		return obd_fail(source->err, EINVAL,
 				"%s: ZFile block_size: %u is not a power of two between 512 and 65536", path,
 				record->block_size);
@@ -274,7 +280,7 @@ static int table_append(struct obd_zfile *zfile, const struct source *source, ui
  * Reads the index through buffer. The CRC is looked at before what the lengths say: when both are wrong, the index is
  * damaged, and that is the better message.
  */
-static int read_index(struct obd_zfile *zfile, const struct source *source, const struct record *record,
+static int read_index(struct obd_zfile *zfile, const struct source *source, const struct obd_zfile_record *record,
 		      uint8_t *buffer)
 {
 	int r, bad = 0;
@@ -288,14 +294,14 @@ static int read_index(struct obd_zfile *zfile, const struct source *source, cons
 		if (r)
 			return obd_fail(source->err, -r, "%s: reading the ZFile index at offset %llu: %s",
 					source->blob->path, (unsigned long long)at, strerror(-r));
-		if (record->flags & FLAG_DIGEST)
+		if (record->flags & OBD_ZFILE_DIGEST)
 			crc = obd_crc32c(buffer, (size_t)count * 4, crc);
 		else if (bad)
 			return bad;
 		if (!bad)
 			bad = table_append(zfile, source, record->index_offset, first, buffer, count);
 	}
-	if (record->flags & FLAG_DIGEST && crc != record->index_crc)
+	if (record->flags & OBD_ZFILE_DIGEST && crc != record->index_crc)
 		return obd_fail(source->err, EBADMSG,
 				"%s: ZFile index at offset %llu: its CRC is 0x%08x, index_crc says 0x%08x",
 				source->blob->path, (unsigned long long)(source->base + record->index_offset), crc,
@@ -306,7 +312,7 @@ static int read_index(struct obd_zfile *zfile, const struct source *source, cons
 
 static int zfile_init(struct obd_zfile *zfile, const struct source *source)
 {
-	struct record record;
+	struct obd_zfile_record record;
 	uint8_t *buffer;
 	int r = read_record_in_use(source, &record);
 
@@ -405,8 +411,8 @@ static int decode_lz4(const uint8_t *payload, size_t count, void *dst, size_t ca
 		r = LZ4_decompress_safe_partial((const char *)payload, dst, (int)count, (int)need, (int)length);
 		return r < (int)need ? -EIO : r;
 	}
-	if (capacity > BLOCK_SIZE_MAX)
-		capacity = BLOCK_SIZE_MAX;
+	if (capacity > OBD_ZFILE_BLOCK_MAX)
+		capacity = OBD_ZFILE_BLOCK_MAX;
 	r = LZ4_decompress_safe((const char *)payload, dst, (int)count, (int)capacity);
 	return r != (int)length ? -EIO : r;
 }
@@ -433,7 +439,7 @@ int obd_zfile_decode(const struct obd_zfile *zfile, struct obd_codec *codec, uin
 	if (stored_count <= crc || stored_count > zfile->stored_max || capacity < length)
 		return -EIO;
 	count = stored_count - crc;
-	if (zfile->verify && obd_crc32c(payload, count, BLOCK_SEED) != obd_le32(payload, count))
+	if (zfile->verify && obd_crc32c(payload, count, OBD_ZFILE_SEED) != obd_le32(payload, count))
 		return -EUCLEAN;
 	if (zfile->algo == OBD_LZ4)
 		return decode_lz4(payload, count, dst, capacity, length, (uint32_t)need);

@@ -5,6 +5,33 @@
 
 enum obd_zfile_algo { OBD_LZ4 = 1, OBD_ZSTD = 2 };
 
+enum {
+	OBD_ZFILE_RECORD = 512,	   /**< bytes of header and trailer */
+	OBD_ZFILE_CRC = 4,	   /**< bytes of the CRC behind a block's payload */
+	OBD_ZFILE_SEED = 100007,   /**< of that CRC */
+	OBD_ZFILE_BLOCK_MIN = 512, /**< block sizes, powers of two */
+	OBD_ZFILE_BLOCK_MAX = 65536,
+};
+
+enum obd_zfile_flag {
+	OBD_ZFILE_HEADER = 1,
+	OBD_ZFILE_DATA = 2,
+	OBD_ZFILE_SEALED = 4,
+	OBD_ZFILE_FINAL = 8,   /**< the header says what the trailer says */
+	OBD_ZFILE_DIGEST = 16, /**< digest and index_crc are right */
+};
+
+/** Header or trailer, as far as it matters. */
+struct obd_zfile_record {
+	uint64_t flags; /**< of enum obd_zfile_flag; other bits are to be ignored */
+	uint64_t index_offset, index_size, original_size;
+	uint32_t index_crc, block_size, dict_size;
+	uint8_t algo, verify;
+};
+
+/** Writes all of raw, the digest too. */
+void obd_zfile_put_record(uint8_t raw[OBD_ZFILE_RECORD], const struct obd_zfile_record *record);
+
 /*
  * An opened ZFile. The jump table maps a block number to where its stored bytes begin:
  *

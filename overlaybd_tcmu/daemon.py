@@ -2,9 +2,10 @@
 """
 overlaybd-tcmu: the service. Arguments, configuration, log, signals; start, and stop in reverse.
 
-Threads: the main one handles what libtcmu has to say (devices coming and going); "signals" waits
-for signals, which every other thread has blocked, so that none interrupts a device's work; "events"
-writes what the data plane reports; one for each device stays in the core.
+Threads: the main one waits for what libtcmu has to say (devices coming and going), has it handled,
+and tells systemd that we live; "signals" waits for signals, which every other thread has blocked,
+so that none interrupts a device's work; "events" writes what the data plane reports; one for each
+device stays in the core.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from . import __version__, audit, config, errors, log, notify
 from .ffi import libtcmu, native, process
 from .image import config as image_config
 from .image import opener, remote
-from .tcmu import handler, kernel
+from .tcmu import handler, kernel, pump
 
 logger = logging.getLogger("daemon")
 
@@ -44,6 +45,18 @@ signals:
 
 # A device that never finishes must not hold a restart up: the next daemon takes it over anyway.
 STOP_DEADLINE_S = 10.0
+
+# How long openings may go on when we are told to stop: whoever attaches is then answered, and
+# notices nothing of a restart.
+FINISH_S = 2.0
+
+# Ready means that live devices are served again. Those whose image takes longer, because a registry
+# is away, keep their readers waiting, but not the host's boot.
+READY_DEADLINE_S = 15.0
+
+# How often the main loop looks after openings, and after what was adopted.
+LOOK_S = 1.0
+SETTLING_S = 0.02
 
 # Who fetches a missing range needs the interpreter for moments. Beside one busy Python thread it
 # gets it after 5.1 ms (median) with the default of 5 ms, after 0.6 ms with this.
@@ -103,50 +116,78 @@ class Daemon:
         self._remote = remote.Remote(service, path=path)
         self._handler = handler.Handler(self._open_image)
         self._context: Optional[libtcmu.Context] = None
+        self._pump: Optional[pump.Pump] = None
+        self._adopted = 0
 
     def run(self) -> None:
         """Serves until a signal says stop. The caller holds the instance lock."""
         logger.info("current version: %s core=%s", __version__, native.build_info())
         self._drain.start()
         try:
-            self._start()
             self._signals.report_state = self._log_state
-            notify.send("READY=1")
-            self._serve()
+            self._serve(self._start())
             notify.send("STOPPING=1")
         finally:
             if not self._stop():
                 logging.shutdown()
                 os._exit(EXIT_STUCK)  # a regular end would wait for the threads that hang
 
-    def _start(self) -> None:
+    def _start(self) -> pump.Pump:
         """Takes the host's live devices over; meanwhile nothing can be attached."""
         libtcmu.library().set_log_level(libtcmu.LOG_LEVELS[self._service.log.level])
         started = time.monotonic()
-        self._handler.begin_adoption()
-        with kernel.netlink_blocked():
-            self._context = libtcmu.Context(
-                handler.NAME, handler.SUBTYPE, handler.DESCRIPTION, self._handler
-            )
-            kernel.tune_netlink(self._context.fd())
-            self._handler.end_adoption()
+        self._handler.turn.take()
+        try:
+            self._handler.begin_adoption()
+            with kernel.netlink_blocked():
+                self._context = libtcmu.Context(
+                    handler.NAME, handler.SUBTYPE, handler.DESCRIPTION, self._handler
+                )
+                kernel.tune_netlink(self._context.fd())
+                self._adopted = self._handler.end_adoption()
+        finally:
+            self._handler.turn.give()
         elapsed_ms = (time.monotonic() - started) * 1000
-        count = len(self._handler.describe())
-        logger.info("ready adopted=%d elapsed_ms=%.1f", count, elapsed_ms)
+        logger.info("adopted count=%d elapsed_ms=%.1f", self._adopted, elapsed_ms)
+        self._pump = pump.Pump(self._context, self._handler.turn)
+        return self._pump
 
-    def _serve(self) -> None:
+    def _serve(self, messages: pump.Pump) -> None:
         assert self._context is not None
-        limit = log.RateLimit()
         poll = select.poll()
         poll.register(self._context.fd(), select.POLLIN)
         poll.register(self._signals.fd, select.POLLIN)
+        watchdog_s = notify.watchdog_s()
+        started = told = time.monotonic()
+        ready = self._say_ready(started)
         while True:
-            ready = [fd for fd, _ in poll.poll()]
-            if self._signals.fd in ready:
+            look_s = LOOK_S if messages.busy() else watchdog_s
+            timeout_s = look_s if ready else SETTLING_S
+            events = [fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)]
+            if self._signals.fd in events:
                 return
-            result = self._context.ready()
-            if result < 0 and limit.allow("netlink")[0]:
-                logger.error("netlink failed error=%d", result)
+            if self._context.fd() in events:
+                messages.dispatch()
+            self._handler.cancel_removed()
+            ready = ready or self._say_ready(started)
+            now = time.monotonic()
+            if ready and watchdog_s is not None and now - told >= watchdog_s / 2:
+                if messages.alive():
+                    notify.send("WATCHDOG=1")
+                told = now
+
+    def _say_ready(self, started: float) -> bool:
+        """Once every live device is served again, or has had its time."""
+        waiting = self._handler.unsettled()
+        elapsed_s = time.monotonic() - started
+        if waiting and elapsed_s < READY_DEADLINE_S:
+            return False
+        for name in waiting:
+            logger.warning("image is not open yet name=%s", name)
+        text = "ready adopted=%d waiting=%d elapsed_ms=%.1f"
+        logger.info(text, self._adopted, len(waiting), elapsed_s * 1000)
+        notify.send("READY=1")
+        return True
 
     def _stop(self) -> bool:
         """
@@ -168,10 +209,12 @@ class Daemon:
 
     def _close_devices(self) -> None:
         try:
-            self._handler.stopping.set()
+            if self._pump is not None and not self._pump.join(FINISH_S):
+                self._handler.cancel_all()
+                self._pump.join(STOP_DEADLINE_S)
             if self._context is not None:
+                self._handler.turn.take()
                 self._context.close()
-            self._handler.end_adoption()
         except Exception:  # the thread's top
             logger.exception("closing failed")
 

@@ -16,8 +16,10 @@ import pytest
 from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import core
 
-FLOORS = {"unit", "native", "image", "registry", "cache", "download", "daemon", "vm", "bench"}
-NEED_CORE = {"native", "image", "cache", "download", "daemon", "bench"}
+FLOORS = {
+    *("unit", "native", "image", "tools", "registry", "cache", "download", "daemon", "vm", "bench"),
+}
+NEED_CORE = {"native", "image", "tools", "cache", "download", "daemon", "bench"}
 VM_TIMEOUT_S = 900  # software emulation, and the first run makes the guest's disk
 HERE = pathlib.Path(__file__).resolve().parent
 

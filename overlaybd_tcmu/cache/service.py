@@ -9,6 +9,7 @@ The cache as its users see it: leases of blobs, for layers that are fetched as t
     cache.stop()
 """
 
+import concurrent.futures
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ from . import control, entry, folder, outage, refill, schedule, sources, store
 log = logging.getLogger("cache.service")
 
 OPEN_S = 30.0  # a layer that is not open by then fails
+LOOK_S = 0.1  # how late it is noticed that nobody wants a layer any more
 UNIT_MAX = 4 * units.MiB
 # The end of a blob is its index: fetched at once with its beginning, as both are read to open it.
 TAIL_SHARE = 256  # of its size
@@ -193,5 +195,25 @@ class Lease:
 
 
 def _open(source: sources.Source, stop: threading.Event) -> int:
-    """The blob's size, from a registry that is given a little time to recover."""
-    return retry.call(source.open, retry.Policy(give_up_after_s=refill.PATIENCE_S), stop)
+    """
+    The blob's size, from a registry that is given a little time to recover. RegistryError at once
+    when stop is set: the source may be others' too, so whoever asks is left alone, and ends at the
+    latest when the source is closed.
+    """
+    answer: "concurrent.futures.Future[int]" = concurrent.futures.Future()
+
+    def ask() -> None:
+        try:
+            policy = retry.Policy(give_up_after_s=refill.PATIENCE_S)
+            answer.set_result(retry.call(source.open, policy, stop))
+        except BaseException as error:  # told to who waits
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="ask").start()
+    while True:
+        concurrent.futures.wait([answer], timeout=LOOK_S)
+        if answer.done():
+            return answer.result()
+        if stop.is_set():
+            cause = f"{source.repository}: not wanted any more"
+            raise errors.RegistryError(_Kind.CLOSED, cause)

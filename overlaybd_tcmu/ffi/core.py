@@ -174,6 +174,29 @@ class TcmuStats(ctypes.Structure):
     ]
 
 
+class OutputOptions(ctypes.Structure):
+    _fields_ = [
+        ("path", c_char_p),
+        ("mode", c_uint32),
+        ("replace", c_uint32),
+        ("tar", c_uint32),
+        ("algo", c_uint32),
+        ("block_size", c_uint32),
+        ("final_header", c_uint32),
+        ("threads", c_uint32),
+    ]
+
+
+class CommitOptions(ctypes.Structure):
+    _fields_ = [
+        ("uuid", c_char_p),
+        ("parent_uuid", c_char_p),
+        ("message", c_char_p),
+        ("message_size", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
 STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_error": Error,
     "obd_event": Event,
@@ -186,6 +209,8 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_image_stats": ImageStats,
     "obd_tcmu_options": TcmuOptions,
     "obd_tcmu_stats": TcmuStats,
+    "obd_output_options": OutputOptions,
+    "obd_commit_options": CommitOptions,
 }
 
 
@@ -230,6 +255,7 @@ class Library:
         self._bind_layers(fn)
         self._bind_images(fn)
         self._bind_tcmu(fn)
+        self._bind_writing(fn)
 
     def _bind_blobs(self, fn: Callable[..., Any]) -> None:
         self.events_create = fn("events_create", c_int, [_RET], _check)
@@ -352,6 +378,31 @@ class Library:
         self.tcmu_stop = fn("tcmu_stop", None, [_HANDLE])
         self.tcmu_stats = fn("tcmu_stats", None, [_HANDLE, POINTER(TcmuStats)])
         self.tcmu_destroy = fn("tcmu_destroy", None, [_HANDLE])
+
+    def _bind_writing(self, fn: Callable[..., Any]) -> None:
+        self.task_create = fn("task_create", c_int, [_RET], _check)
+        self.task_destroy = fn("task_destroy", None, [_HANDLE])
+        self.task_stop = fn("task_stop", None, [_HANDLE])
+        self.task_progress = fn(
+            "task_progress", None, [_HANDLE, POINTER(c_uint64), POINTER(c_uint64)]
+        )
+
+        output = POINTER(OutputOptions)
+        self.commit = fn(
+            "commit",
+            c_int,
+            [_RET, c_uint32, _HANDLE, POINTER(CommitOptions), output, _HANDLE, _ERROR],
+            _check_text,
+        )
+        self.zfile_compress = fn(
+            "zfile_compress", c_int, [c_int, output, _HANDLE, _ERROR], _check_text
+        )
+        self.zfile_extract = fn(
+            "zfile_extract", c_int, [_HANDLE, output, _HANDLE, _ERROR], _check_text
+        )
+        self.zfile_verify = fn(
+            "zfile_verify", c_int, [_HANDLE, c_uint32, _HANDLE, _ERROR], _check_text
+        )
 
     def _bind(
         self,

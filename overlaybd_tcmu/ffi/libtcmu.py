@@ -11,13 +11,15 @@ Every callback is kept alive by its owner, catches everything and returns an err
 that escapes into C would count as success.
 """
 
+import contextlib
 import ctypes
 import errno
 import functools
 import logging
 import os
+import threading
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any, Callable, List, NamedTuple, Optional
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional
 
 from .. import errors
 from . import load
@@ -170,8 +172,41 @@ class Device:
         library().set_num_lbas(self.address, blocks)
 
 
+class Turn:
+    """
+    Who is inside libtcmu: one thread at a time, because it locks nothing. It keeps nothing of its
+    own across a callback of added() or removed() but the device in question, which is then not in
+    its table; nor does libnl, which called it. So a callback may step aside: others go in
+    meanwhile, and it returns into libtcmu when it has the turn again.
+
+    The lock `_lock` is handed from thread to thread: who gives it need not be who took it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self, timeout_s: float = -1) -> bool:
+        """Waits for it, without a limit by default; False when it was not to be had in time."""
+        return self._lock.acquire(timeout=timeout_s)
+
+    def give(self) -> None:
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """For a callback that has to wait: lets others in meanwhile."""
+        self.give()
+        try:
+            yield
+        finally:
+            self.take()
+
+
 class Callbacks:
-    """What a handler does; runs on the thread that called Context() or Context.ready()."""
+    """
+    What a handler does; runs on the thread that called Context(), Context.ready() or .close(),
+    which has the turn.
+    """
 
     def check_config(self, cfgstring: str) -> Optional[str]:
         """None, or why the configuration string is refused."""
@@ -191,7 +226,10 @@ class Callbacks:
 
 
 class Context:
-    """tcmulib_initialize() with one handler, until close(). Adopts live devices at once."""
+    """
+    tcmulib_initialize() with one handler, until close(). Adopts live devices at once. Whoever makes
+    it, or calls ready() or close(), has the turn.
+    """
 
     def __init__(self, name: str, subtype: str, description: str, callbacks: Callbacks) -> None:
         self._callbacks = callbacks

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from typing import Callable, List, Optional
+from typing import Callable, Iterator, List, Optional, Tuple
 
 from .. import errors, schema
 from ..ffi import native
@@ -45,14 +45,9 @@ def open_image(
     The image, writable if it has an upper and read_only is False; ImageError says why not. Without
     remote, its layers must be local. stop, once set, ends the waiting for a registry.
     """
-    _refuse_unsupported(image_config)
     direct = engine == native.Engine.LIBAIO
     with contextlib.closing(remote_layers.Opening(remote, image_config, stop)) as opening:
-        opens = [
-            _how_to_open(image_config, number, lower, direct, opening)
-            for number, lower in enumerate(image_config.data_lowers)
-        ]
-        layers = _open_layers(opens)
+        layers = _open_lowers(image_config, direct, opening)
         upper: Optional[native.Upper] = None
         try:
             upper = _open_upper(image_config.upper, read_only)
@@ -73,6 +68,27 @@ def open_image(
                 layer.close()
             if upper is not None and not upper.closed:
                 upper.close()
+
+
+@contextlib.contextmanager
+def open_layers(
+    image_config: config.ImageConfig,
+) -> Iterator[Tuple[List[native.Layer], Optional[native.Upper]]]:
+    """
+    The layers themselves, the lowest first, and the writable one over them, all to be read; they
+    must be local.
+    """
+    with contextlib.ExitStack() as stack:
+        opening = stack.enter_context(
+            contextlib.closing(remote_layers.Opening(None, image_config, None))
+        )
+        layers = _open_lowers(image_config, False, opening)
+        for layer in layers:
+            stack.enter_context(layer)
+        upper = _open_upper(image_config.upper, read_only=True)
+        if upper is not None:
+            stack.enter_context(upper)
+        yield layers, upper
 
 
 def open_with_result(
@@ -118,6 +134,18 @@ def _refuse_unsupported(image_config: config.ImageConfig) -> None:
     for number, lower in enumerate(image_config.data_lowers):
         if lower.is_turbo:
             raise errors.ImageError("turboOCI layers are not supported yet", f"layer {number}")
+
+
+def _open_lowers(
+    image_config: config.ImageConfig, direct: bool, opening: remote_layers.Opening
+) -> List[native.Layer]:
+    _refuse_unsupported(image_config)
+    return _open_layers(
+        [
+            _how_to_open(image_config, number, lower, direct, opening)
+            for number, lower in enumerate(image_config.data_lowers)
+        ]
+    )
 
 
 def _how_to_open(

@@ -16,6 +16,7 @@ held for moments, never across the opening, and no other lock is taken under it.
 
 import errno
 import logging
+import select
 import threading
 import time
 from typing import Callable, Optional
@@ -52,28 +53,36 @@ class Device:
         self._image: Optional[native.Image] = None
         self._tcmu: Optional[native.Tcmu] = None
         self.stopping = threading.Event()  # set: whoever opens its image gives up
+        self.settled = threading.Event()  # set: its image was opened, or could not be
         self._thread = threading.Thread(target=self._run, name=self._uio_name)
 
     def start(self) -> None:
         """Opens the image and serves it, or raises and leaves nothing behind."""
         self._open()
+        self.settled.set()
         self._thread.start()
 
     def adopt(self) -> None:
         """
-        As start() for a device that was live before us, but never fails for good: libtcmu offers
-        it only once, so a refusal would leave its readers hanging until the next restart.
+        As start() for a device that was live before us, but its thread opens the image, and it
+        never fails for good: libtcmu offers it only once, so a refusal would leave its readers
+        hanging until the next restart. They wait until `settled`, at least.
         """
-        try:
-            self._open()
-        except (errors.Error, OSError) as error:
-            self.state = "failed"
-            log.error("adoption failed, will be repeated name=%s error=%s", self.name, error)
         self._thread.start()
+
+    def cancel(self) -> None:
+        """Whoever opens its image gives up."""
+        self.stopping.set()
+
+    def is_gone(self) -> bool:
+        """Whether the kernel has taken the device away, whoever has been told of it."""
+        poll = select.poll()
+        poll.register(self._handle.fd(), 0)
+        return bool(poll.poll(0))
 
     def stop(self) -> None:
         """Ends the serving and joins the thread; everything is closed then."""
-        self.stopping.set()
+        self.cancel()
         with self._lock:
             if self._image is not None:
                 self._image.cancel(errno.ECANCELED)  # what waits for a registry waits no more
@@ -150,15 +159,24 @@ class Device:
     def _open_at_last(self) -> bool:
         """Repeats the opening until it works (True) or the device is stopped (False)."""
         delay_s = RETRY_FIRST_S
-        while not self.stopping.wait(delay_s):
+        while not self.stopping.is_set():
             try:
                 self._open()
                 return True
             except (errors.Error, OSError) as error:
-                delay_s = min(2 * delay_s, RETRY_LONGEST_S)
-                text = "adoption failed again name=%s next_s=%.0f error=%s"
-                log.warning(text, self.name, delay_s, error)
+                self._tell_failure(error, delay_s)
+            finally:
+                self.settled.set()
+            self.stopping.wait(delay_s)
+            delay_s = min(2 * delay_s, RETRY_LONGEST_S)
         return False
+
+    def _tell_failure(self, error: Exception, next_s: float) -> None:
+        text = "adoption failed again name=%s next_s=%.0f error=%s"
+        if not self.settled.is_set():
+            self.state = "failed"
+            text = "adoption failed, will be repeated name=%s next_s=%.0f error=%s"
+        log.warning(text, self.name, next_s, error)
 
     def _close(self) -> None:
         with self._lock:

@@ -2,12 +2,11 @@
 """
 What libtcmu's callbacks do: devices come (added), go (removed), and are never changed (reconfig).
 
-All callbacks run on the daemon's main thread, one after another; closing at the end runs them on a
-thread of its own while the main thread only waits. `_lock` guards the table of devices for whoever
-else looks at it; it is held for moments and no other lock is taken under it.
+A callback has the turn of libtcmu, and steps aside while it opens an image or waits for a device to
+end: so devices come and go side by side. `_lock` guards the tables of devices; it is held for
+moments and no other lock is taken under it.
 """
 
-import concurrent.futures
 import errno
 import logging
 import threading
@@ -16,7 +15,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional
 from .. import errors
 from ..ffi import libtcmu, native
 from ..image import config, opener
-from . import device, kernel
+from . import device
 
 log = logging.getLogger("tcmu.handler")
 
@@ -24,8 +23,10 @@ NAME = "Handler for overlaybd devices"
 SUBTYPE = "overlaybd"
 DESCRIPTION = "overlaybd bs"
 
-# Images of live devices opened at once while a daemon starts.
-ADOPTERS = 8
+# Images of live devices that are opened at once after a start. None waits longer than that for one
+# of the others: they may be waiting for a registry.
+ADOPTERS = 16
+ADOPTER_WAIT_S = 1.0
 
 # The event, once set, ends an opening early.
 OpenOne = Callable[[config.ImageConfig, threading.Event], native.Image]
@@ -52,13 +53,14 @@ class Handler(libtcmu.Callbacks):
     """The devices of this host, by libtcmu's handle."""
 
     def __init__(self, open_one: OpenOne) -> None:
+        self.turn = libtcmu.Turn()
         self._open_one = open_one
         self._lock = threading.Lock()
-        self._devices: Dict[int, device.Device] = {}
+        self._devices: Dict[int, device.Device] = {}  # that libtcmu knows
+        self._opening: Dict[int, device.Device] = {}  # that it will know, or not
         self._device_ids: Dict[str, int] = {}  # device id -> handle
         self._adopting = False
-        self.stopping = threading.Event()  # set: openings that no device waits for give up
-        self._prepared: Dict[str, "concurrent.futures.Future[native.Image]"] = {}
+        self._adopters = threading.BoundedSemaphore(ADOPTERS)
 
     def check_config(self, cfgstring: str) -> Optional[str]:
         try:
@@ -83,20 +85,42 @@ class Handler(libtcmu.Callbacks):
     def _add(self, handle: libtcmu.Device, name: str) -> None:
         target = parse_cfgstring(name)
         self._register(target, handle.address)
-        one = device.Device(handle, name, lambda: self._open_image(name, target, one.stopping))
         if self._adopting:
+            one = device.Device(handle, name, lambda: self._open_adopted(target, one.stopping))
             one.adopt()
         else:
-            one.start()
+            one = device.Device(handle, name, lambda: self._open_image(target, one.stopping))
+            self._start(handle.address, one)
         with self._lock:
             self._devices[handle.address] = one
+
+    def _start(self, address: int, one: device.Device) -> None:
+        """
+        While an image opens libtcmu does not know the device: it answers a removal in the
+        meantime by itself and tells nobody.
+        """
+        with self._lock:
+            self._opening[address] = one
+        try:
+            with self.turn.aside():
+                one.start()
+                if one.is_gone():
+                    one.stop()
+        finally:
+            with self._lock:
+                del self._opening[address]
+        if one.is_gone():
+            # It went between the look above and our turn: its thread ends by itself.
+            one.stop()
+            raise OSError(errno.ENODEV, "was removed while its image was opened")
 
     def removed(self, handle: libtcmu.Device) -> None:
         with self._lock:
             one = self._devices.pop(handle.address, None)
-        self._unregister(handle.address)
         if one is not None:
-            one.stop()
+            with self.turn.aside():
+                one.stop()
+        self._unregister(handle.address)
 
     def reconfig(self, handle: libtcmu.Device, kind: int) -> int:
         log.warning("reconfig refused name=%s kind=%d", handle.cfgstring(), kind)
@@ -105,42 +129,49 @@ class Handler(libtcmu.Callbacks):
     def describe(self) -> List[str]:
         """A line a device."""
         with self._lock:
-            devices = list(self._devices.values())
+            devices = [*self._devices.values(), *self._opening.values()]
         return [one.describe() for one in devices]
 
     def begin_adoption(self) -> None:
         """
-        From here on added() means devices that are live already. Their images are opened here and
-        side by side, because libtcmu offers them one after another while the host waits.
+        From here on added() means devices that are live already. They are only taken over then,
+        for the host waits meanwhile; their images open afterwards, side by side.
         """
         self._adopting = True
-        names = list(kernel.uio_devices())
-        if not names:
-            return
-        with concurrent.futures.ThreadPoolExecutor(ADOPTERS, "adopt") as executor:
-            for name in names:
-                try:
-                    target = parse_cfgstring(name)
-                except errors.ImageError:
-                    continue  # another handler's
-                if name not in self._prepared:  # two devices may show the same image
-                    self._prepared[name] = executor.submit(self._open_now, target, self.stopping)
 
-    def end_adoption(self) -> None:
-        """From here on added() means new devices."""
+    def end_adoption(self) -> int:
+        """From here on added() means new devices. How many were adopted."""
         self._adopting = False
-        prepared, self._prepared = self._prepared, {}
-        for future in prepared.values():  # of devices that went away meanwhile
-            if future.exception() is None:
-                future.result().close()
+        return len(self._devices)
 
-    def _open_image(self, name: str, target: Target, stop: threading.Event) -> native.Image:
-        prepared = self._prepared.pop(name, None)
-        if prepared is not None:
-            return prepared.result()
-        return self._open_now(target, stop)
+    def unsettled(self) -> List[str]:
+        """Names of adopted devices whose image has not been tried to its end yet."""
+        with self._lock:
+            devices = list(self._devices.values())
+        return [one.name for one in devices if not one.settled.is_set()]
 
-    def _open_now(self, target: Target, stop: threading.Event) -> native.Image:
+    def cancel_removed(self) -> None:
+        """Ends the openings for devices that the kernel has removed."""
+        with self._lock:
+            for one in self._opening.values():
+                if one.is_gone():
+                    one.cancel()
+
+    def cancel_all(self) -> None:
+        """Ends all openings that a kernel's answer waits for."""
+        with self._lock:
+            for one in self._opening.values():
+                one.cancel()
+
+    def _open_adopted(self, target: Target, stop: threading.Event) -> native.Image:
+        mine = self._adopters.acquire(timeout=ADOPTER_WAIT_S)
+        try:
+            return self._open_image(target, stop)
+        finally:
+            if mine:
+                self._adopters.release()
+
+    def _open_image(self, target: Target, stop: threading.Event) -> native.Image:
         return opener.open_with_result(target.path, lambda one: self._open_one(one, stop))
 
     def _register(self, target: Target, address: int) -> None:

@@ -13,13 +13,13 @@ import errno
 import hashlib
 import os
 import sys
-import time
 from typing import Callable, List, Optional, Protocol
 
 from .. import __version__, config, errors, units
 from ..ffi import native
 from ..image import config as image_config
 from ..image import opener, remote
+from . import progress
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = range(3)
 
@@ -32,8 +32,6 @@ exit status:
 
 # One read: large enough for the helpers to share it, small enough to stay in the CPU's cache.
 CHUNK = 4 * units.MiB
-
-PROGRESS_PERIOD_S = 0.25
 
 
 class Sink(Protocol):
@@ -114,34 +112,7 @@ class Both:
             sink.hole(count)
 
 
-class Progress:
-    """A line on a terminal that is written over; nothing anywhere else."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._shown = sys.stderr.isatty()
-        self._next_s = time.monotonic() + PROGRESS_PERIOD_S
-
-    def update(self, done: int) -> None:
-        self._done = done
-        if self._shown and time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + PROGRESS_PERIOD_S
-            self._write()
-
-    def end(self) -> None:
-        """Leaves the terminal at the start of a line, for whatever comes next."""
-        if self._shown:
-            self._write()
-            print(file=sys.stderr)
-
-    def _write(self) -> None:
-        percent = 100 * self._done // max(self._total, 1)
-        sizes = f"{units.human_size(self._done)} of {units.human_size(self._total)}"
-        print(f"\r{percent:3d}%  {sizes}    ", end="", file=sys.stderr, flush=True)
-
-
-def copy(image: native.Image, sink: Sink, progress: Callable[[int], None]) -> None:
+def copy(image: native.Image, sink: Sink, report: Callable[[int], None]) -> None:
     """The whole view, in order."""
     size = image.info().virtual_size
     buffer = bytearray(min(CHUNK, max(size, 1)))
@@ -159,12 +130,12 @@ def copy(image: native.Image, sink: Sink, progress: Callable[[int], None]) -> No
                 raise errors.FormatError(errno.EIO, "image ends before its size", offset)
             sink.data(part[:count])
             offset += count
-            progress(offset)
-    progress(size)
+            report(offset)
+    report(size)
 
 
 def export_file(
-    image: native.Image, path: str, digest: Optional[Digest], progress: Callable[[int], None]
+    image: native.Image, path: str, digest: Optional[Digest], report: Callable[[int], None]
 ) -> None:
     """The file appears complete or not at all."""
     temporary = f"{path}.tmp.{os.getpid()}"
@@ -173,7 +144,7 @@ def export_file(
         try:
             os.ftruncate(fd, image.info().virtual_size)
             file = SparseFile(fd)
-            copy(image, Both(file, digest) if digest else file, progress)
+            copy(image, Both(file, digest) if digest else file, report)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -218,16 +189,16 @@ def run(options: argparse.Namespace) -> None:
         reader = stack.enter_context(
             opener.open_image(image, service.io_engine, events, remote_layers, read_only=True)
         )
-        progress = Progress(reader.info().virtual_size)
+        line = progress.Progress(reader.info().virtual_size)
         try:
             if to_file:
-                export_file(reader, options.output, digest, progress.update)
+                export_file(reader, options.output, digest, line.update)
             else:
-                copy(reader, digest or Pipe(sys.stdout.fileno()), progress.update)
+                copy(reader, digest or Pipe(sys.stdout.fileno()), line.update)
         except errors.NativeError as error:
             raise errors.ImageError("read failed", cause_of(events) or str(error)) from error
         finally:
-            progress.end()
+            line.end()
     if digest:
         print(digest.hexdigest())
 

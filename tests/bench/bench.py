@@ -6,8 +6,9 @@ Measures what the data plane makes of this machine, beside the physical limit of
 
 Writes build/bench/result.json; --readme also rewrites the table in README.md from it.
 
-What would void the numbers: another program on the CPUs (ratios suffer less than rates: both sides
-take turns of a fraction of a second), files that do not fit the page cache, a debug build.
+What would void the numbers: another program on the CPUs all the time (both sides take turns of a
+fraction of a second, and rounds that were disturbed are left out where enough others remain), files
+that do not fit the page cache, a debug build.
 """
 
 import argparse
@@ -60,6 +61,7 @@ def _show(row: Row) -> None:
         what = f"{row['layers']:>2} x {row['format']:<9}{row['access']:<11}"
         what += f"{row['count'] // KiB:>5} KiB  depth {row['depth']:<3}threads {row['threads']}"
     line = f"{what:<56}{row['ours']:>13,.0f}/s  limit {row['limit']:>13,.0f}/s {row['ratio']:6.2f}"
+    line += f" cpu {row['cpu_ratio']:.2f}"
     line += "".join(f"  {key} {value:,.0f}/s" for key, value in row["extra"].items())
     print(line, flush=True)
 

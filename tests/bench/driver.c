@@ -18,7 +18,7 @@ struct driver {
 	struct obd_worker *worker;
 };
 
-struct command {
+struct __attribute__((aligned(64))) command {
 	struct obd_request request;
 	struct iovec iov;
 	struct run *run;
@@ -117,20 +117,23 @@ static void start(struct driver *driver, struct run *run, struct load *load, uin
 	obd_image_submit(driver->image, driver->worker, run->batch, load->depth);
 }
 
-double driver_run(struct driver *driver, struct load load, double seconds, bool check)
+struct speed driver_run(struct driver *driver, struct load load, double seconds, bool check)
 {
 	uint8_t *buffers = aligned_alloc(4096, (size_t)load.count * load.depth);
-	struct run *run = calloc(1, sizeof(*run));
-	double began, now;
+	struct run *run = aligned_alloc(64, sizeof(*run));
+	struct stopwatch since;
+	struct speed speed;
 	unsigned turn = 0;
-	uint64_t counted;
+	double now;
 
 	if (!buffers || !run || load.depth > DEPTH_MAX)
 		die("depth: %u", load.depth);
+	memset(run, 0, sizeof(*run));
 	memset(buffers, 1, (size_t)load.count * load.depth);
-	now = began = seconds_now();
+	since = stopwatch_start();
+	now = since.wall;
 	start(driver, run, &load, buffers);
-	while (now - began < seconds) {
+	while (now - since.wall < seconds) {
 		unsigned count = reap(driver, run, &load, true, check);
 
 		if (count)
@@ -140,12 +143,12 @@ double driver_run(struct driver *driver, struct load load, double seconds, bool 
 		if (turn++ % 16 == 0 || load.count > 4096)
 			now = seconds_now();
 	}
-	counted = run->requests;
+	speed = stopwatch_speed(&since, run->requests);
 	while (run->inflight) {
 		obd_image_work(driver->image, driver->worker);
 		reap(driver, run, &load, false, check);
 	}
 	free(run);
 	free(buffers);
-	return (double)counted / (now - began);
+	return speed;
 }

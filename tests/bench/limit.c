@@ -10,6 +10,7 @@
  */
 #include <fcntl.h>
 #include <lz4.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,18 +202,16 @@ static void read_request(struct limit *limit, uint8_t *to, uint64_t count, uint6
 	}
 }
 
-double limit_run(struct limit *limit, struct load load, bool partial, double seconds, bool check)
+static uint64_t run(struct limit *limit, struct load load, double seconds, bool check)
 {
 	uint8_t *buffers = aligned_alloc(4096, (size_t)load.count * load.depth);
+	const double start = seconds_now();
 	uint64_t requests = 0;
-	double start, now;
 
 	if (!buffers)
 		die("no memory");
 	memset(buffers, 1, (size_t)load.count * load.depth);
 	limit->kept_layer = NULL;
-	limit->partial = partial;
-	start = seconds_now();
 	do {
 		for (int i = 0; i < 16; i++) {
 			uint64_t offset = load_next(&load, limit->disk->size);
@@ -222,8 +221,53 @@ double limit_run(struct limit *limit, struct load load, bool partial, double sec
 			if (check)
 				check_bytes(limit->disk, offset, buffer, load.count);
 		}
-		now = seconds_now();
-	} while (now - start < seconds);
+	} while (seconds_now() - start < seconds);
 	free(buffers);
-	return (double)requests / (now - start);
+	return requests;
+}
+
+struct speed limit_run(struct limit *limit, struct load load, bool partial, double seconds, bool check)
+{
+	struct stopwatch since = stopwatch_start();
+
+	limit->partial = partial;
+	return stopwatch_speed(&since, run(limit, load, seconds, check));
+}
+
+struct one_of_several {
+	pthread_t thread;
+	struct limit *limit;
+	struct load load;
+	double seconds;
+	uint64_t requests;
+};
+
+static void *run_one(void *argument)
+{
+	struct one_of_several *one = argument;
+
+	one->requests = run(one->limit, one->load, one->seconds, false);
+	return NULL;
+}
+
+struct speed limit_run_threads(struct limit **limits, unsigned threads, struct load load, double seconds)
+{
+	struct one_of_several all[THREADS_MAX];
+	struct stopwatch since = stopwatch_start();
+	uint64_t requests = 0;
+
+	for (unsigned i = 0; i < threads; i++) {
+		limits[i]->partial = false;
+		all[i] = (struct one_of_several){.limit = limits[i], .load = load, .seconds = seconds};
+		/* sequential readers at different places, or the second would find the first one's data in a cache */
+		all[i].load.random += i;
+		all[i].load.offset = limits[i]->disk->size / load.count / threads * i * load.count;
+		if (pthread_create(&all[i].thread, NULL, run_one, &all[i]))
+			die("no thread");
+	}
+	for (unsigned i = 0; i < threads; i++) {
+		pthread_join(all[i].thread, NULL);
+		requests += all[i].requests;
+	}
+	return stopwatch_speed(&since, requests);
 }

@@ -101,9 +101,9 @@ static struct lookup lookup_open(uint64_t segments, uint64_t (*draw)(uint64_t *,
 	return lookup;
 }
 
-static double run(const struct lookup *lookup, bool ours, double seconds, uint64_t *sum)
+static struct speed run(const struct lookup *lookup, bool ours, double seconds, uint64_t *sum)
 {
-	double start = seconds_now(), now;
+	struct stopwatch since = stopwatch_start();
 	uint64_t done = 0;
 
 	*sum = 0;
@@ -112,10 +112,9 @@ static double run(const struct lookup *lookup, bool ours, double seconds, uint64
 			*sum += ours ? obd_index_find(lookup->index, lookup->probes[i])
 				     : bisect(lookup->entries, lookup->count, lookup->probes[i]);
 		done += PROBES;
-		now = seconds_now();
-	} while (now - start < seconds);
+	} while (seconds_now() - since.wall < seconds);
 	*sum /= done / PROBES;
-	return (double)done / (now - start);
+	return stopwatch_speed(&since, done);
 }
 
 void lookup_rounds(uint64_t segments, const char *shape, double seconds, unsigned rounds)
@@ -124,11 +123,14 @@ void lookup_rounds(uint64_t segments, const char *shape, double seconds, unsigne
 
 	for (unsigned i = 0; i < rounds; i++) {
 		uint64_t expected, found;
-		double limit = run(&lookup, false, seconds, &expected), ours = run(&lookup, true, seconds, &found);
+		struct speed limit = run(&lookup, false, seconds, &expected),
+			     ours = run(&lookup, true, seconds, &found);
 
 		if (expected != found)
 			die("lookup: found something else");
-		printf("{\"limit\": %.1f, \"ours\": %.1f}\n", limit, ours);
+		printf("{");
+		print_speed("limit", limit, ", ");
+		print_speed("ours", ours, "}\n");
 	}
 	obd_index_destroy(lookup.index);
 	free(lookup.entries);

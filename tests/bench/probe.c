@@ -36,6 +36,30 @@ double seconds_now(void)
 	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+static double cpu_seconds_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+struct stopwatch stopwatch_start(void)
+{
+	return (struct stopwatch){seconds_now(), cpu_seconds_now()};
+}
+
+struct speed stopwatch_speed(const struct stopwatch *since, uint64_t requests)
+{
+	return (struct speed){(double)requests / (seconds_now() - since->wall),
+			      (double)requests / (cpu_seconds_now() - since->cpu)};
+}
+
+void print_speed(const char *name, struct speed speed, const char *after)
+{
+	printf("\"%s\": %.1f, \"%s_cpu\": %.1f%s", name, speed.rate, name, speed.cpu_rate, after);
+}
+
 uint64_t next_random(uint64_t *state)
 {
 	uint64_t x = *state += UINT64_C(0x9E3779B97F4A7C15);
@@ -114,25 +138,32 @@ struct row {
 	double seconds;
 };
 
-/* Ours and the limit by turns, so that a noisy neighbour hits both. */
+/* Ours and the limits by turns, so that a noisy neighbour hits all. */
 static void read_rounds(const struct disk *disk, const struct row *row)
 {
-	struct limit *limit = limit_open(disk);
+	const unsigned threads = row->helpers + 1;
+	struct limit *limits[THREADS_MAX];
 	struct driver *driver = driver_open(disk, row->helpers);
 	bool partial = disk->format->algo == 1 && row->load.count < disk->format->block_size;
 	struct load load = row->load;
 
+	for (unsigned i = 0; i < threads; i++)
+		limits[i] = limit_open(disk);
 	driver_run(driver, load, row->seconds / 2, true);
-	limit_run(limit, load, false, row->seconds / 2, true);
+	limit_run(limits[0], load, false, row->seconds / 2, true);
 	for (unsigned i = 0; i < row->rounds; i++) {
 		load.random += 1000003;
-		printf("{\"limit\": %.1f, ", limit_run(limit, load, false, row->seconds, false));
+		printf("{");
+		print_speed("limit", limit_run(limits[0], load, false, row->seconds, false), ", ");
 		if (partial)
-			printf("\"limit_partial\": %.1f, ", limit_run(limit, load, true, row->seconds, false));
-		printf("\"ours\": %.1f}\n", driver_run(driver, load, row->seconds, false));
+			print_speed("limit_partial", limit_run(limits[0], load, true, row->seconds, false), ", ");
+		if (threads > 1)
+			print_speed("limit_threads", limit_run_threads(limits, threads, load, row->seconds), ", ");
+		print_speed("ours", driver_run(driver, load, row->seconds, false), "}\n");
 	}
 	driver_close(driver);
-	limit_close(limit);
+	for (unsigned i = 0; i < threads; i++)
+		limit_close(limits[i]);
 }
 
 static const char usage[] = "probe write DATA FOLDER FORMAT\n"
@@ -162,7 +193,8 @@ int main(int argc, char **argv)
 			.rounds = number(argv[11]),
 		};
 
-		if (disk.layers < 1 || disk.layers > LAYERS || !row.load.count || !row.load.depth)
+		if (disk.layers < 1 || disk.layers > LAYERS || !row.load.count || !row.load.depth ||
+		    row.helpers >= THREADS_MAX)
 			die("%s", usage);
 		read_rounds(&disk, &row);
 	} else if (argc == 6 && strcmp(argv[1], "lookup") == 0) {

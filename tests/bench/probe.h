@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { LAYERS = 20, CHUNK = 64 * 1024, STREAM_HEADER = 4096 };
+enum { LAYERS = 20, CHUNK = 64 * 1024, STREAM_HEADER = 4096, THREADS_MAX = 8 };
 
 struct format {
 	const char *name;
@@ -35,8 +35,22 @@ struct load {
 	uint64_t offset, random;
 };
 
+/* Requests a second of the clock, and a second of CPU time of all threads. */
+struct speed {
+	double rate, cpu_rate;
+};
+
+/* Both clocks at the beginning of what is measured. */
+struct stopwatch {
+	double wall, cpu;
+};
+
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 double seconds_now(void);
+struct stopwatch stopwatch_start(void);
+struct speed stopwatch_speed(const struct stopwatch *since, uint64_t requests);
+/* "name": rate, "name_cpu": rate */
+void print_speed(const char *name, struct speed speed, const char *after);
 uint64_t next_random(uint64_t *state);
 const struct format *format_find(const char *name);
 
@@ -53,13 +67,15 @@ struct limit;
 struct limit *limit_open(const struct disk *disk);
 void limit_close(struct limit *limit);
 /* partial: lz4 may stop decoding where the request ends. check: compare bytes, for a run that is not timed. */
-double limit_run(struct limit *limit, struct load load, bool partial, double seconds, bool check);
+struct speed limit_run(struct limit *limit, struct load load, bool partial, double seconds, bool check);
+/* The same on threads that share nothing but the machine; the sum. */
+struct speed limit_run_threads(struct limit **limits, unsigned threads, struct load load, double seconds);
 
 /* The core, behind a front end that does nothing else. */
 struct driver;
 struct driver *driver_open(const struct disk *disk, unsigned helpers);
 void driver_close(struct driver *driver);
-double driver_run(struct driver *driver, struct load load, double seconds, bool check);
+struct speed driver_run(struct driver *driver, struct load load, double seconds, bool check);
 
 void lookup_rounds(uint64_t segments, const char *shape, double seconds, unsigned rounds);
 

@@ -9,7 +9,7 @@ import pathlib
 import statistics
 import subprocess
 from dataclasses import dataclass
-from typing import Dict, List
+from typing import Callable, Dict, List
 
 from overlaybd_tcmu.units import MiB
 
@@ -33,8 +33,13 @@ class Pace:
     rounds: int
 
 
-FULL = Pace(256 * MiB, 0.15, 5)
+FULL = Pace(256 * MiB, 0.05, 12)
 BRIEF = Pace(8 * MiB, 0.01, 1)
+
+# A round says something of the code when both sides had the CPU, or the CPUs, to themselves.
+ROUNDS_MIN = 3  # fewer than these are no median
+SHARE_MIN = 0.9  # of the clock's time
+SCALING_MIN = 1.6  # two bare threads, as multiples of one
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,18 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Operations a second: medians over the rounds. Ratios are taken within a round first."""
+    """
+    Operations a second: medians over the rounds that nobody disturbed, or over all when these are
+    too few. Ratios are taken within a round first. cpu_ratio is of operations a
+    second of CPU time: what a busy machine leaves as it is.
+    """
 
     ours: float
     limit: float
     ratio: float
+    cpu_ratio: float
     ratios: List[float]
+    undisturbed: int
     extra: Dict[str, float]
 
 
@@ -124,6 +135,9 @@ def _files() -> List[pathlib.Path]:
     return [pathlib.Path(path) for path in paths]
 
 
+Round = Dict[str, float]
+
+
 def run_read(row: Read, disk: Disk, pace: Pace) -> Outcome:
     arguments = [
         disk.data,
@@ -135,20 +149,43 @@ def run_read(row: Read, disk: Disk, pace: Pace) -> Outcome:
         row.depth,
     ]
     arguments += [row.threads - 1, pace.seconds, pace.rounds]
-    return _run("read", *arguments)
+    return _run(_cpus_were_free if row.threads > 1 else _cpu_was_ours, "read", *arguments)
 
 
 def run_lookup(row: Lookup, pace: Pace) -> Outcome:
-    return _run("lookup", row.segments, row.shape, pace.seconds, pace.rounds)
+    return _run(_cpu_was_ours, "lookup", row.segments, row.shape, pace.seconds, pace.rounds)
 
 
-def _run(*arguments: object) -> Outcome:
+def _cpu_was_ours(one: Round) -> bool:
+    return all(one[side] > SHARE_MIN * one[f"{side}_cpu"] for side in ("limit", "ours"))
+
+
+def _cpus_were_free(one: Round) -> bool:
+    return one["limit_threads"] > SCALING_MIN * one["limit"]
+
+
+def _run(undisturbed: Callable[[Round], bool], *arguments: object) -> Outcome:
     command = [str(PROBE)] + [str(argument) for argument in arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ProbeError(f"{' '.join(command)}: {done.stderr.strip()}")
     rounds = [json.loads(line) for line in done.stdout.splitlines()]
-    median = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
-    ratios = [each["ours"] / each["limit"] for each in rounds]
+    good = [one for one in rounds if undisturbed(one)]
+    return _outcome(good if len(good) >= ROUNDS_MIN else rounds, len(good))
+
+
+def _outcome(rounds: List[Round], undisturbed: int) -> Outcome:
+    median = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    ratios = [one["ours"] / one["limit"] for one in rounds]
+    cpu_ratios = [one["ours_cpu"] / one["limit_cpu"] for one in rounds]
     ours, limit = median.pop("ours"), median.pop("limit")
-    return Outcome(ours, limit, statistics.median(ratios), ratios, median)
+    extra = {key: value for key, value in median.items() if not key.endswith("_cpu")}
+    return Outcome(
+        ours,
+        limit,
+        statistics.median(ratios),
+        statistics.median(cpu_ratios),
+        ratios,
+        undisturbed,
+        extra,
+    )

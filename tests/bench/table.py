@@ -4,8 +4,12 @@
 import pathlib
 from typing import Any, Dict, List, Tuple
 
+from . import probe
+
 BEGIN = "<!-- bench:start -->"
 END = "<!-- bench:end -->"
+
+DISTURBED = "°"
 
 Row = Dict[str, Any]
 Column = Tuple[str, int, int, int]  # access, count, depth, threads
@@ -19,15 +23,20 @@ KINDS = {
 
 def markdown(result: Row) -> str:
     machine = result["machine"]
+    shared = ", shared with others" if _is_shared(result) else ""
     lines = [
         f"Measured {result['date']} at commit `{result['commit']}` on {machine['cpus']} CPUs "
-        f"({machine['cpu']}), page cache warm; medians of {result['rounds']} rounds in which ours "
-        "and the limit take turns. Each cell: ours / limit **ratio**; random in thousand reads "
-        "a second, sequential in GB/s. The limit is a bare C loop on **one** thread: `pread`, and "
-        "for ZFiles the checksum and the whole block decoded.",
+        f"({machine['cpu']}{shared}), page cache warm; "
+        f"medians of {result['rounds']} rounds in which ours and the limit take turns. Each cell: "
+        "ours / limit **ratio**; random in thousand reads a second, sequential in GB/s. The limit "
+        "is a bare C loop on **one** thread: `pread`, and for ZFiles the checksum and the whole "
+        "block decoded. Ours reads in place, without `pread`, what the page cache has, and lz4 "
+        "blocks only as far as wanted.",
         "",
     ]
     lines += _reads(result["reads"])
+    if any(_disturbed(row) for row in result["reads"]):
+        lines += ["", f"{DISTURBED} others had the CPUs for most of the time."]
     lines += [
         "",
         "Finding a segment, in million lookups a second, beside a binary search:",
@@ -67,7 +76,17 @@ def _cell(row: Row) -> str:
         ours, limit = (f"{row[key] / 1e3:.0f}k" for key in ("ours", "limit"))
     else:
         ours, limit = (f"{row[key] * row['count'] / 1e9:.2f}" for key in ("ours", "limit"))
-    return f"{ours} / {limit} **{row['ratio']:.2f}**"
+    return f"{ours} / {limit} **{row['ratio']:.2f}**{DISTURBED if _disturbed(row) else ''}"
+
+
+def _is_shared(result: Row) -> bool:
+    """Every tenth round was somebody else's."""
+    rows = result["reads"] + result["lookups"]
+    return bool(sum(row["undisturbed"] for row in rows) < 0.9 * len(rows) * result["rounds"])
+
+
+def _disturbed(row: Row) -> bool:
+    return bool(row["undisturbed"] < probe.ROUNDS_MIN)
 
 
 def _lookups(rows: List[Row]) -> List[str]:

@@ -2,6 +2,7 @@
 """The benchmark lives: every row runs for a moment, reads the right bytes, is in the table."""
 
 import json
+import math
 
 import pytest
 
@@ -17,7 +18,24 @@ def test_every_row_is_there(result):
     # A wrong byte ends the probe, and with it measure().
     assert len(result["reads"]) == len(list(bench.reads()))
     assert len(result["lookups"]) == len(list(bench.lookups()))
-    assert all(row["ours"] > 0 and row["limit"] > 0 for row in result["reads"] + result["lookups"])
+    for row in result["reads"] + result["lookups"]:
+        numbers = [row["ours"], row["limit"], row["ratio"], row["cpu_ratio"], *row["ratios"]]
+        assert all(math.isfinite(number) and number > 0 for number in numbers), row
+
+
+def test_rounds_with_a_busy_machine_are_left_out(tmp_path, monkeypatch):
+    """Two bare threads did no more than one: somebody else had the other CPU."""
+    free = {"limit": 10.0, "limit_threads": 20.0, "ours": 18.0}
+    busy = {"limit": 10.0, "limit_threads": 10.0, "ours": 9.0}
+    rounds = [{**one, "limit_cpu": 10.0, "ours_cpu": 9.0} for one in [free, busy, busy, free, free]]
+    fake = tmp_path / "probe"
+    lines = "\n".join(json.dumps(one) for one in rounds)
+    fake.write_text(f"#!/bin/sh\ncat <<END\n{lines}\nEND\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(probe, "PROBE", fake)
+    row = probe.Read("plain", 1, "random", 4096, 32, 2)
+    outcome = probe.run_read(row, probe.Disk(probe.BRIEF.disk_size), probe.BRIEF)
+    assert (outcome.undisturbed, outcome.ratio, outcome.cpu_ratio) == (3, 1.8, 0.9)
 
 
 def test_result_survives_json(result):
@@ -29,7 +47,8 @@ def test_table_shows_what_was_measured(result):
     for name in probe.FORMATS:
         assert f"| 1 × {name} |" in text and f"| {probe.LAYERS_MAX} × {name} |" in text
     row = result["reads"][0]
-    assert f"{row['ours'] / 1e3:.0f}k / {row['limit'] / 1e3:.0f}k **{row['ratio']:.2f}**" in text
+    cell = f"{row['ours'] / 1e3:.0f}k / {row['limit'] / 1e3:.0f}k **{row['ratio']:.2f}**"
+    assert f" {cell}{table.DISTURBED} " in text  # one round is no median
 
 
 def test_table_replaces_the_old_one_and_nothing_else(tmp_path):

@@ -2,6 +2,7 @@
 """The real daemon as a process of its own, with a folder for /sys and /run and a fake libtcmu."""
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ from overlaybd_tcmu.tcmu import kernel
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TIMEOUT_S = 20
+IDLE_THREADS = 3  # main, signals, events
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +53,8 @@ class Service:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(folder / "test"))
         self._socket.settimeout(TIMEOUT_S)
+        self._numbers = itertools.count()
+        self._asks = contextlib.ExitStack()
         self.environment = dict(
             os.environ,
             FAKE_TCMU_SOCKET=str(folder / "tcmu"),
@@ -77,13 +81,18 @@ class Service:
 
     def start(self, program=("-m", "overlaybd_tcmu.daemon")):
         """Returns when it says that it is ready."""
-        command = [sys.executable, *program, str(self.config_path)]
-        with contextlib.closing(self._bind("notify")) as notify:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
-            )
-            assert notify.recv(100) == b"READY=1"
+        self.start_hung(program)
         self.ask("reject overlaybd//x")  # answered by the main loop: nothing of the start goes on
+
+    def start_hung(self, program):
+        """As start(), for one that answers no message."""
+        command = [sys.executable, *program, str(self.config_path)]
+        self.notify = self._bind("notify")
+        self._asks.callback(self.notify.close)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True
+        )
+        assert self.notify.recv(100) == b"READY=1"
 
     def _bind(self, name):
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -92,6 +101,24 @@ class Service:
             os.unlink(self.folder / name)
         bound.bind(str(self.folder / name))
         return bound
+
+    def begin(self, request):
+        """Sends a request; returns what waits for its answer."""
+        path = self.folder / f"asks{next(self._numbers)}"
+        asks = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        asks.settimeout(TIMEOUT_S)
+        asks.bind(str(path))
+        asks.sendto(request.encode(), str(self.folder / "tcmu"))
+        self._asks.callback(asks.close)
+
+        def answer(timeout_s=TIMEOUT_S):
+            asks.settimeout(timeout_s)
+            return asks.recv(500).decode()
+
+        return answer
+
+    def begin_add(self, config_path):
+        return self.begin(f"add overlaybd/{config_path}")
 
     def ask(self, request):
         """What the fake libtcmu answers."""
@@ -126,6 +153,7 @@ class Service:
     def kill(self):
         if self.process is not None:
             self.stop(signal.SIGKILL)
+        self._asks.close()
         self._socket.close()
 
     def log(self):
@@ -153,12 +181,12 @@ class Service:
         folder = pathlib.Path(f"/proc/{self.process.pid}/task")
         return sorted((task / "comm").read_text().strip() for task in folder.iterdir())
 
-    def wait_threads(self, names):
-        """A joined thread is one to the kernel for a moment longer."""
+    def wait_idle(self):
+        """Whether only the threads of a daemon without devices are left, soon."""
         until = time.monotonic() + TIMEOUT_S
-        while self.threads() != names and time.monotonic() < until:
+        while len(self.threads()) != IDLE_THREADS and time.monotonic() < until:
             time.sleep(0.01)
-        return self.threads() == names
+        return len(self.threads()) == IDLE_THREADS
 
 
 @pytest.fixture

@@ -6,15 +6,20 @@
  * A test talks to it by datagrams to $FAKE_TCMU_SOCKET, which is also the master fd, and gets one back for each:
  *
  *	add CFGSTRING		the device's number, or -errno as the kernel would see it
- *	remove NUMBER		0, once removed() has returned and the memory is unmapped
+ *	remove NUMBER		0, once removed() has returned and the memory is unmapped; at once for a device that is
+ *				still being added: as the real one, we do not know it yet and tell nobody
  *	reconfig NUMBER TYPE	what the handler answered
  *	reject CFGSTRING	why check_config refuses it, empty when it does not
  *
  * $FAKE_TCMU_ADOPT lists configuration strings, a line each, of devices that are live already. $FAKE_TCMU_STUCK makes
  * tcmulib_close() wait for ever, as it does for a command that never completes.
+ *
+ * As in the real one nothing is locked, a device is in the table only after added() and until removed(), and a message
+ * is off the socket before its callback is called. Two threads that are in here at once, callbacks aside, abort.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,7 +30,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { MAX_DEVICES = 64, RING = 64 << 10, DATA = 1 << 20, MAILBOX = 128 };
+enum { MAX_DEVICES = 256, RING = 64 << 10, DATA = 1 << 20, MAILBOX = 128 };
 
 struct tcmu_device {
 	int fd, peer;
@@ -53,8 +58,24 @@ struct tcmulib_handler {
 struct tcmulib_context {
 	struct tcmulib_handler handler;
 	int fd;
-	struct tcmu_device *devices[MAX_DEVICES];
+	struct tcmu_device *devices[MAX_DEVICES]; /* what is known, by number */
+	struct tcmu_device *adding[MAX_DEVICES];
 };
+
+static atomic_flag inside = ATOMIC_FLAG_INIT;
+
+static void enter(void)
+{
+	if (atomic_flag_test_and_set(&inside)) {
+		fprintf(stderr, "fake_libtcmu: two threads at once\n");
+		abort();
+	}
+}
+
+static void leave(void)
+{
+	atomic_flag_clear(&inside);
+}
 
 struct mailbox {
 	uint16_t version, flags;
@@ -90,28 +111,43 @@ static struct tcmu_device *device_new(const char *cfgstring, int number)
 
 static int device_add(struct tcmulib_context *ctx, const char *cfgstring)
 {
-	int number = 0;
+	struct tcmu_device *dev;
+	int number = 0, r;
 	char *reason = NULL;
 
-	while (ctx->devices[number])
+	while (ctx->devices[number] || ctx->adding[number])
 		number++;
 	if (!ctx->handler.check_config(cfgstring, &reason)) {
 		free(reason);
 		return -ENOENT;
 	}
-	ctx->devices[number] = device_new(cfgstring, number);
-	if (ctx->handler.added(ctx->devices[number]) == 0)
+	ctx->adding[number] = dev = device_new(cfgstring, number);
+	leave();
+	r = ctx->handler.added(dev);
+	enter();
+	ctx->adding[number] = NULL;
+	if (r == 0) {
+		ctx->devices[number] = dev;
 		return number;
-	device_free(ctx->devices[number]);
-	ctx->devices[number] = NULL;
+	}
+	device_free(dev);
 	return -ENOENT;
 }
 
 static void device_remove(struct tcmulib_context *ctx, int number)
 {
-	ctx->handler.removed(ctx->devices[number]);
-	device_free(ctx->devices[number]);
+	struct tcmu_device *dev = ctx->devices[number];
+
+	if (!dev) {
+		if (ctx->adding[number])
+			shutdown(ctx->adding[number]->peer, SHUT_RDWR);
+		return;
+	}
 	ctx->devices[number] = NULL;
+	leave();
+	ctx->handler.removed(dev);
+	enter();
+	device_free(dev);
 }
 
 struct tcmulib_context *tcmulib_initialize(struct tcmulib_handler *handlers, size_t count)
@@ -127,8 +163,10 @@ struct tcmulib_context *tcmulib_initialize(struct tcmulib_handler *handlers, siz
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", getenv("FAKE_TCMU_SOCKET"));
 	if (bind(ctx->fd, (struct sockaddr *)&address, sizeof(address)))
 		return NULL;
+	enter();
 	for (char *line = adopt ? strtok(strdup(adopt), "\n") : NULL; line; line = strtok(NULL, "\n"))
 		device_add(ctx, line);
+	leave();
 	return ctx;
 }
 
@@ -136,9 +174,11 @@ void tcmulib_close(struct tcmulib_context *ctx)
 {
 	while (getenv("FAKE_TCMU_STUCK"))
 		pause();
+	enter();
 	for (int number = 0; number < MAX_DEVICES; number++)
 		if (ctx->devices[number])
 			device_remove(ctx, number);
+	leave();
 	close(ctx->fd);
 	free(ctx);
 }
@@ -155,8 +195,9 @@ int tcmulib_master_fd_ready(struct tcmulib_context *ctx)
 	socklen_t length = sizeof(from);
 	int number, type;
 
+	enter();
 	if (recvfrom(ctx->fd, request, sizeof(request) - 1, 0, (struct sockaddr *)&from, &length) < 0)
-		return -1;
+		abort();
 	if (!strncmp(request, "add ", 4)) {
 		snprintf(answer, sizeof(answer), "%d", device_add(ctx, request + 4));
 	} else if (sscanf(request, "remove %d", &number) == 1) {
@@ -173,6 +214,7 @@ int tcmulib_master_fd_ready(struct tcmulib_context *ctx)
 		free(reason);
 	}
 	sendto(ctx->fd, answer, strlen(answer), 0, (struct sockaddr *)&from, length);
+	leave();
 	return 0;
 }
 

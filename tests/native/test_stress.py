@@ -6,6 +6,7 @@ What it is really for: ThreadSanitizer watches ('make tsan').
 """
 
 import contextlib
+import os
 import random
 import threading
 import time
@@ -127,3 +128,19 @@ def test_devices_that_are_stopped_under_load(layers, rng):
     for _ in range(3):
         crowd.add(stopped_under_load, paths, view)
     crowd.join()
+
+
+def test_cold_reads_while_their_only_thread_is_about_to_end(layers, rng, monkeypatch):
+    """With a depth of 1 nobody else can take over what is queued behind a thread that has left."""
+    monkeypatch.setenv("OVERLAYBD_IDLE_MS", "1")
+    (path, _), view = layers
+    options = {"helpers": 0, "depth": 1}
+    with scsi.Device([path], image_options=options) as device, open(path, "rb") as file:
+        os.fsync(file.fileno())
+        for _ in range(1000):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            lba = rng.randrange(scsi.MAPPED // 512 - 8)
+            answer = device.ask(scsi.read_10(lba, 8), 4096)
+            assert scsi.good(answer) == view[lba * 512 : lba * 512 + 4096]
+            time.sleep(rng.random() * 0.0012)
+        assert device.image.stats().blocked > 0

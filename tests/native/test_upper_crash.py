@@ -15,12 +15,12 @@ import pytest
 
 from overlaybd_tcmu.ffi import native
 
-from ..support import disk_log, disk_writer, native_test
+from ..support import disk_log, disk_writer, engines, native_test
 from . import raw_layers
 
 SIZE = disk_writer.SIZE
 SECTOR = 512
-STEPS = 100
+STEPS = 30 if engines.SANITIZED else 100
 FLUSHES = ("flush", "reopen", "snapshot")
 
 

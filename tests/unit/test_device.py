@@ -189,6 +189,7 @@ def test_failed_adoption_can_be_stopped():
     device.RETRY_FIRST_S = 1000.0
     one = make(failing_times(1))
     one.adopt()
+    assert one.settled.wait(TIMEOUT_S)
     assert "state=failed" in one.describe()
     one.stop()
 

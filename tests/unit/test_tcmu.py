@@ -111,16 +111,6 @@ def test_lock_excludes_and_names_its_holder(sysroot):
     kernel.InstanceLock().close()
 
 
-def test_devices_of_the_host(sysroot):
-    add_uio(sysroot, 0, "tcm-user/999999999/dev_1/overlaybd//var/c.json;7")
-    add_uio(sysroot, 1, "another driver")
-    assert list(kernel.uio_devices()) == ["overlaybd//var/c.json;7"]
-
-
-def test_host_without_uio_has_no_devices(sysroot):
-    assert list(kernel.uio_devices()) == []
-
-
 def test_serial_is_found_below_its_device(sysroot):
     add_uio(sysroot, 3, "tcm-user/999999999/dev_1/overlaybd//var/c.json")
     expected = "sys/kernel/config/target/core/user_999999999/dev_1/wwn/vpd_unit_serial"

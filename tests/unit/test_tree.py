@@ -14,7 +14,8 @@ SPDX = "SPDX-License-Identifier: Apache-2.0"
 FILE_LINES = {".py": 400, ".c": 700, ".h": 700}
 PYTHON_FUNCTION_LINES = 80
 C_FUNCTION_LINES = 120
-LONGER = {}
+# One file restates one header, struct by struct and function by function.
+LONGER = {"overlaybd_tcmu/ffi/core.py": 600}
 
 
 def sources(*suffixes):

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef OBD_COMPRESS_H
+#define OBD_COMPRESS_H
+#include "output.h"
+#include "task.h"
+
+/** Where a stream that is to be written comes from. */
+struct obd_source {
+	uint64_t size; /**< bytes; OBD_UNKNOWN_SIZE: read in order, by one thread at a time, until it gives less than
+			  asked */
+	/** Fills buf from offset on. Bytes, fewer than count only at the end; or -errno with err filled. */
+	int64_t (*read)(void *opaque, unsigned thread, void *buf, size_t count, uint64_t offset, struct obd_error *err);
+	void *opaque;
+};
+
+#define OBD_UNKNOWN_SIZE UINT64_MAX
+
+/** Writes the stream as options say: as it is, or as a ZFile. threads must have been settled. */
+int obd_store(const struct obd_source *source, const struct obd_output_options *options, struct obd_output *output,
+	      struct obd_task *task, struct obd_error *err);
+/** obd_output_create, obd_store and obd_output_publish. */
+int obd_store_file(const struct obd_source *source, const struct obd_output_options *options, struct obd_task *task,
+		   struct obd_error *err);
+
+#endif

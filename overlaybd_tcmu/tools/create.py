@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+overlaybd-create [options] data_file index_file vsize: a new, empty writable layer.
+
+Both files appear or none does, and neither takes the place of another.
+"""
+
+import argparse
+import errno
+import os
+import sys
+import uuid
+from typing import List, Optional
+
+from .. import errors
+from ..ffi import native
+from ..formats import lsmt
+from . import command_line, files
+
+PROG = "overlaybd-create"
+
+
+def make_filesystem(options: argparse.Namespace) -> None:
+    """Puts an ext4 on the new, empty layer, or on the plain disk with --raw."""
+    raise errors.Error("mkfs failed, this version cannot make file systems yet")
+
+
+def create_files(options: argparse.Namespace) -> None:
+    """The two files of the kind that was asked for."""
+    data, index = options.data_file, options.index_file
+    if options.raw:
+        _create_plain(data, index, options.vsize, index_header=b"")
+    elif options.turboOCI:
+        header = lsmt.Record(
+            lsmt.HEADER,
+            lsmt.RECORD_SIZE,
+            virtual_size=options.vsize,
+            uuid=str(uuid.uuid4()),
+            parent_uuid=options.u or "",
+        )
+        _create_plain(data, index, options.vsize, header.pack())
+    else:
+        _create_upper(options)
+
+
+def _create_upper(options: argparse.Namespace) -> None:
+    data, index = options.data_file, options.index_file
+    try:
+        native.create_upper(data, index, options.vsize, options.s, None, options.u)
+    except errors.NativeError as error:
+        if error.code != errno.EEXIST:
+            raise
+        taken = data if os.path.lexists(data) else index
+        raise files.OpenFailed(taken, error.code) from error
+
+
+def _create_plain(data: str, index: str, size: int, index_header: bytes) -> None:
+    """A data file without a header: the disk itself, or what a turboOCI layer has of it."""
+    with files.created((index, index_header, len(index_header)), (data, b"", size)):
+        pass
+
+
+def run(options: argparse.Namespace) -> None:
+    options.u = command_line.usable_uuid("-u", options.u)
+    create_files(options)
+    if options.mkfs:
+        try:
+            make_filesystem(options)
+        except BaseException:
+            os.unlink(options.data_file)
+            os.unlink(options.index_file)
+            raise
+    print(f"{PROG} has created files SUCCESSFULLY")
+
+
+def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
+    parser = command_line.Parser(PROG, "Creates the two files of an empty writable layer.")
+    parser.option("-u", metavar="UUID", help="UUID of the layer below")
+    parser.flag("-s", help="sparse: the data file is laid out as the disk")
+    parser.flag("--fastoci", "--turboOCI", help="the data file is for a turboOCI layer's metadata")
+    parser.flag("--raw", help="the data file is a plain disk, the index file stays empty")
+    parser.flag("--mkfs", help="put an ext4 on it")
+    parser.flag("--verbose", help="tell more")
+    parser.positional("data_file", "the layer's data")
+    parser.positional("index_file", "the layer's index")
+    parser.positional("vsize", "size of the disk in GB; 0: that of the layer below")
+    options = parser.parse(arguments)
+    options.vsize = parser.checked("vsize", options.vsize, command_line.gigabytes)
+    return options
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """The program; returns its exit status."""
+    options = parse_arguments(arguments)
+    command_line.log_to_stderr(options.verbose)
+    return command_line.main(PROG, lambda: run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs as programs, and the golden writable layer."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from overlaybd_tcmu.formats import lsmt
+
+from ..support import golden
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TIMEOUT_S = 20
+SECTOR = 512
+
+
+@pytest.fixture
+def tool(tmp_path):
+    """Runs a program in tmp_path; text comes back as text."""
+
+    def run(name, *arguments, **options):
+        command = [sys.executable, "-m", f"overlaybd_tcmu.tools.{name}", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+        options = {"capture_output": True, "text": True, "timeout": TIMEOUT_S, **options}
+        return subprocess.run(command, check=False, cwd=tmp_path, env=environment, **options)
+
+    return run
+
+
+@pytest.fixture
+def succeeds(tool):
+    """Runs a program that has nothing to complain about; what it says on standard output."""
+
+    def run(name, *arguments, **options):
+        done = tool(name, *arguments, **options)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def fails(tool):
+    """Runs a program that fails with one line on stderr; that line, without the program's name."""
+
+    def run(status, name, *arguments, **options):
+        done = tool(name, *arguments, **options)
+        assert done.returncode == status
+        prefix, _, line = done.stderr.partition(": ")
+        assert prefix == f"overlaybd-{name}"
+        assert line.count("\n") == 1 and line.endswith("\n")
+        return line[:-1]
+
+    return run
+
+
+@pytest.fixture
+def rw(tmp_path):
+    """The golden layer1 as it was written to: append-only, sealed and sparse."""
+    archive = golden.folder() / "rw" / "layer1.rw.tar.gz"
+    subprocess.run(["tar", "-C", tmp_path, "-xSzf", archive], check=True)
+    restore_zeros(tmp_path / "layer1.sparse.data", golden.folder() / "plain" / "layer1.lsmt")
+    return tmp_path
+
+
+def restore_zeros(sparse, committed):
+    """tar has made holes of zeros that were written; the committed layer knows where they were."""
+    data = committed.read_bytes()
+    trailer = lsmt.Record.parse(data[-lsmt.RECORD_SIZE :])
+    size = trailer.index_size * lsmt.ENTRY_SIZE
+    entries = lsmt.parse_index(data[trailer.index_offset : trailer.index_offset + size])
+    with open(sparse, "r+b") as file:
+        for entry in filter(lsmt.covers, entries):
+            at, count = entry.msector * SECTOR, entry.length * SECTOR
+            file.seek(lsmt.RECORD_SIZE + entry.sector * SECTOR)
+            file.write(data[at : at + count])

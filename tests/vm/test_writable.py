@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writable disks as the snapshotter's modes `dir` and `dev` have them."""
+import errno
+import time
+
+import pytest
+
+from . import images
+
+FOLDER = "/root/writable"
+PLACE = "/mnt/writable"
+SMALL = "/mnt/small"
+LSMT_MAGIC = "4c534d5400010200657e63d29444084ca2d2c8ec4fcfae8a"
+STACK = images.STACKS["lz4-4k"]
+
+
+@pytest.fixture
+def serving(guest):
+    guest.call("service.start")
+    guest.call("files.remove", FOLDER)
+    return guest
+
+
+def attached(guest, config, number=1):
+    return guest.call("disk.attach", number, config)["disk"]
+
+
+def assert_clean(guest, disk):
+    checked = guest.call("writable.check", disk)
+    assert checked["status"] == 0, checked["output"]
+
+
+def problems(guest, disk):
+    """What e2fsck finds, without its counts."""
+    lines = guest.call("writable.check", disk)["output"].splitlines()
+    return [line for line in lines if "files (" not in line]
+
+
+def test_first_layer_is_made_written_sealed_and_served(serving):
+    config = serving.call("writable.create", FOLDER, 64)
+    assert serving.call("writable.magic", FOLDER) == LSMT_MAGIC
+    disk = attached(serving, config)
+    queue = serving.call("kernel.queue", disk)
+    assert (queue["ro"], queue["write_cache"]) == ("0", "write back")
+    assert int(queue["discard_max_bytes"]) >= 1 << 30
+    assert int(queue["write_zeroes_max_bytes"]) >= 1 << 30
+    seconds = serving.call("writable.mkfs", disk)
+    print(f"mkfs of 64 GiB: {seconds:.1f} s, {serving.call('writable.used', FOLDER) >> 10} KiB")
+    assert serving.call("writable.used", FOLDER) < 48 << 20
+    serving.call("mounts.mount", disk, PLACE, read_only=False)
+    serving.call("writable.write_random", f"{PLACE}/file", 3 << 20)
+    expected = serving.call("mounts.digests", PLACE)
+    serving.call("mounts.unmount", PLACE)
+    assert_clean(serving, disk)
+    serving.call("disk.detach", 1)
+    assert not [path for path in serving.call("service.open_files") if FOLDER in path]
+    disk = attached(serving, serving.call("writable.seal", FOLDER))
+    assert serving.call("kernel.queue", disk)["ro"] == "1"
+    serving.call("mounts.mount", disk, PLACE)
+    assert serving.call("mounts.digests", PLACE) == expected
+
+
+def test_container_layer_over_an_image(serving):
+    lowers = STACK.config(images.GOLDEN)["lowers"]
+    disk = attached(serving, serving.call("writable.create", FOLDER, 0, lowers))
+    before = problems(serving, disk)  # the image was not made by a kernel
+    serving.call("mounts.mount", disk, PLACE, read_only=False)
+    serving.call("writable.write_random", f"{PLACE}/{STACK.largest_file}", 1 << 20)
+    serving.call("mounts.unmount", PLACE)
+    assert problems(serving, disk) == before
+    serving.call("mounts.mount", disk, PLACE, read_only=False)
+    found = serving.call("mounts.digests", PLACE)
+    assert found.pop(STACK.largest_file) != STACK.sha256_of[STACK.largest_file]
+    expected = dict(STACK.sha256_of)
+    expected.pop(STACK.largest_file)
+    assert found == expected
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_verified_writes_survive_kills(serving, sparse):
+    disk = attached(serving, serving.call("writable.create", FOLDER, 1, sparse=sparse))
+    serving.call("writable.mkfs", disk)
+    serving.call("mounts.mount", disk, PLACE, read_only=False)
+    writing = serving.start("writable.verify", f"{PLACE}/data", "24m", 7)
+    for _ in range(2):
+        serving.call("writable.wait_written", disk, 60)
+        serving.call("service.kill")
+        time.sleep(0.2)
+        serving.call("service.start")
+    outcome = writing.result(120)
+    assert outcome["status"] == 0, outcome["output"]
+    serving.call("mounts.unmount", PLACE)
+    serving.call("service.kill")
+    serving.call("service.start")
+    assert_clean(serving, disk)
+    serving.call("mounts.mount", disk, PLACE, read_only=False)
+    outcome = serving.call("writable.verify", f"{PLACE}/data", "24m", 7, only=True)
+    assert outcome["status"] == 0, outcome["output"]
+
+
+@pytest.fixture
+def small(serving):
+    """A file system of 24 MiB for the layer."""
+    serving.call("kernel.command", "mkdir", "-p", SMALL)
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", SMALL]
+    assert serving.call("kernel.command", *command)["status"] == 0
+    yield serving
+    serving.call("disk.detach", 1)
+    serving.call("mounts.unmount", SMALL)
+
+
+def test_full_backing_disk(small):
+    """It is told as such, what was written stays, what is discarded can be written again."""
+    disk = attached(small, small.call("writable.create", SMALL, 1))
+    full = small.call("writable.write_until_full", disk, "a")
+    assert full["errno"] == errno.ENOSPC
+    assert 20 << 20 < full["written"] < 24 << 20
+    small.expected = ["critical space allocation error", "write failed image="]
+    assert set(small.call("writable.letters", disk, full["written"])) == {"a"}
+    command = ["blkdiscard", "--offset", "0", "--length", str(12 << 20), f"/dev/{disk}"]
+    assert small.call("kernel.command", *command)["status"] == 0
+    again = small.call("writable.write_until_full", disk, "b", most=8 << 20)
+    assert again == {"written": 8 << 20, "errno": 0}
+    shown = small.call("writable.letters", disk, 16 << 20)
+    assert shown == "b" * 32 + "-" * 16 + "a" * 16
