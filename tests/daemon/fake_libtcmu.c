@@ -238,6 +238,7 @@ int tcmulib_master_fd_ready(struct tcmulib_context *ctx)
 		snprintf(answer, sizeof(answer), "%d", ctx->handler.reconfig(ctx->devices[number], &info));
 	} else if (sscanf(request, "attach %d", &number) == 1) {
 		send_descriptors(ctx, ctx->devices[number], &from, length);
+		leave();
 		return 0;
 	} else if (!strncmp(request, "reject ", 7)) {
 		answer[0] = 0;

@@ -12,7 +12,6 @@ from ..support import golden
 from .conftest import piped
 
 
-
 def uuids(number, letter="a"):
     uuid = f"{letter * 8}-0000-4000-8000-00000000000{{}}"
     options = ["--uuid", uuid.format(number)]
