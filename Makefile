@@ -5,7 +5,8 @@ PYTHON ?= python3
 PREFIX ?= /opt/overlaybd
 DESTDIR ?=
 INSTALL_PYTHON ?= /usr/bin/python3
-UNITDIR ?= /lib/systemd/system
+# Where /lib is a link an archive must not hold it as a folder; debian/rules says /lib all the same: dpkg knows.
+UNITDIR ?= /usr/lib/systemd/system
 PY = build/venv/bin/python
 PYTEST = $(PY) -m pytest
 # black reads no setup.cfg.
