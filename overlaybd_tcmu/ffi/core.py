@@ -229,9 +229,9 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_image_stats": ImageStats,
     "obd_tcmu_options": TcmuOptions,
     "obd_tcmu_stats": TcmuStats,
+    "obd_tcmu_pending": TcmuPending,
     "obd_output_options": OutputOptions,
     "obd_commit_options": CommitOptions,
-    "obd_tcmu_pending": TcmuPending,
 }
 
 

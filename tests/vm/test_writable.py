@@ -67,7 +67,8 @@ def test_container_layer_over_an_image(serving):
     serving.call("mounts.mount", disk, PLACE, read_only=False)
     serving.call("writable.write_random", f"{PLACE}/{STACK.largest_file}", 1 << 20)
     serving.call("mounts.unmount", PLACE)
-    assert problems(serving, disk) == before
+    # The kernel may have mended the counts of the superblock meanwhile; what it must not do is add.
+    assert set(problems(serving, disk)) <= set(before)
     serving.call("mounts.mount", disk, PLACE, read_only=False)
     found = serving.call("mounts.digests", PLACE)
     assert found.pop(STACK.largest_file) != STACK.sha256_of[STACK.largest_file]
