@@ -5,12 +5,16 @@ PYTHON ?= python3
 PREFIX ?= /opt/overlaybd
 DESTDIR ?=
 INSTALL_PYTHON ?= /usr/bin/python3
+# Where /lib is a link an archive must not hold it as a folder; debian/rules says /lib all the same: dpkg knows.
+UNITDIR ?= /usr/lib/systemd/system
 PY = build/venv/bin/python
 PYTEST = $(PY) -m pytest
 # black reads no setup.cfg.
 BLACK = $(PY) -m black --quiet --line-length 100
 CHECKED = overlaybd_tcmu tests packaging native/build_backend.py
-CORE = build/native/libobd.so
+LIBRARIES = build/native/libobd.so build/native/libobd_ext4.so
+# Runs the programs for their --help, so it needs what they need.
+BUILD_PYTHON ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
 NATIVE = $(MAKE) --no-print-directory -j$(shell nproc) -C native
 export PYTHON
 
@@ -41,26 +45,26 @@ asan-core tsan-core: %-core: build/.setup
 
 # ---- testing: the floors in order; a red one makes those above it moot
 
-test: build lint unit native image tools registry cache download daemon bench-brief asan tsan vm ## everything that must hold
+test: build lint unit native image tools apply registry cache download daemon ops packages bench-brief asan tsan vm ## everything that must hold
 	@echo "test: every floor passed"
 
-check: build lint unit native image tools registry cache download daemon ## the floors that take less than two minutes
+check: build lint unit native image tools apply registry cache download daemon ops ## the floors that take less than two minutes
 
 lint: build/.setup ## formatting, style, types
 	$(BLACK) --check $(CHECKED) || { echo "black: 'make format' mends it"; exit 1; }
 	$(PY) -m isort --check-only --quiet $(CHECKED) || { echo "isort: 'make format' mends it"; exit 1; }
 	$(PY) -m flake8 $(CHECKED)
 	$(PY) -m mypy overlaybd_tcmu
-	build/venv/bin/clang-format --dry-run -Werror native/*.[ch]
+	build/venv/bin/clang-format --dry-run -Werror native/*.[ch] native/ext4/*.[ch]
 	@if command -v clang >/dev/null; then $(NATIVE) CC=clang BUILD=../build/native-clang; \
 	else echo "lint: no clang here, so only $(CC) has compiled the core"; fi
 
 format: build/.setup ## lay out Python and C as lint wants it
 	$(PY) -m isort --quiet $(CHECKED)
 	$(BLACK) $(CHECKED)
-	build/venv/bin/clang-format -i native/*.[ch]
+	build/venv/bin/clang-format -i native/*.[ch] native/ext4/*.[ch]
 
-unit native image tools registry cache download daemon: build
+unit native image tools apply registry cache download daemon ops: build
 	$(PYTEST) -q tests/$@
 
 # What is about connections once more with the oldest libraries: urllib3 1.26 is another program.
@@ -69,13 +73,18 @@ registry-oldest: build
 	PYTHONPATH=build/oldest $(PYTEST) -q tests/registry/test_ranges.py tests/registry/test_connections.py \
 		tests/registry/test_tls.py
 
+packages: build ## DEB and RPM: built, unpacked, their programs run
+	$(PYTEST) -q -o faulthandler_timeout=0 tests/packages
+
 vm: build ## the service on a real kernel in a virtual machine
 	$(PYTEST) -q tests/vm
 
-asan: build asan-core ## native and image floors under AddressSanitizer and UBSan
-tsan: build tsan-core ## the same under ThreadSanitizer
+asan: build asan-core ## the floors that work in C, under AddressSanitizer and UBSan
+tsan: build tsan-core ## those with more than one thread under ThreadSanitizer
+asan: SANITIZED = tests/apply --ignore tests/apply/test_convertor.py
+tsan: SANITIZED = tests/apply/test_input.py
 asan tsan:
-	tests/support/sanitized $@ $(PYTEST) -q tests/native tests/image
+	tests/support/sanitized $@ $(PYTEST) -q tests/native tests/image $(SANITIZED)
 
 # ---- looking
 
@@ -92,11 +101,14 @@ bench: build ## measure, and write the README's table
 
 install: core ## into $(DESTDIR)$(PREFIX); what the packages call
 	install -d "$(DESTDIR)$(PREFIX)/lib/python" "$(DESTDIR)/etc/overlaybd"
-	install -m 644 $(CORE) "$(DESTDIR)$(PREFIX)/lib"
-	find overlaybd_tcmu -name '*.py' -exec cp --parents -t "$(DESTDIR)$(PREFIX)/lib/python" {} +
+	install -m 644 $(LIBRARIES) "$(DESTDIR)$(PREFIX)/lib"
+	find overlaybd_tcmu \( -name '*.py' -o -name '*.html' \) -exec cp --parents -t "$(DESTDIR)$(PREFIX)/lib/python" {} +
 	$(PYTHON) packaging/launchers.py "$(DESTDIR)$(PREFIX)/bin" $(INSTALL_PYTHON) ../lib/python
 	install -m 644 packaging/overlaybd-tcmu.service "$(DESTDIR)$(PREFIX)"
+	install -D -m 644 -t "$(DESTDIR)$(UNITDIR)" packaging/overlaybd-tcmu.service
 	install -m 644 etc/overlaybd/overlaybd.json "$(DESTDIR)/etc/overlaybd"
+	install -D -m 644 packaging/overlaybd-tcmu.logrotate "$(DESTDIR)/etc/logrotate.d/overlaybd-tcmu"
+	$(BUILD_PYTHON) packaging/manpages.py "$(DESTDIR)/usr/share/man" "$(DESTDIR)/usr/share/bash-completion/completions"
 
 deb: ## a Debian package in build/deb
 	packaging/deb/build
@@ -107,6 +119,6 @@ rpm: ## an RPM in build/rpm
 clean: ## remove what was made; build/venv and images of virtual machines too
 	rm -rf build dist ./*.egg-info
 
-.PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image tools registry \
-	registry-oldest cache download daemon vm \
+.PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image tools apply \
+	registry registry-oldest cache download daemon ops packages vm \
 	asan tsan run bench bench-brief install deb rpm clean

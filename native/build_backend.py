@@ -2,8 +2,8 @@
 """
 What pip calls to build us: setuptools, after the core's own Makefile has run.
 
-The core travels inside the package as overlaybd_tcmu/ffi/libobd.so and is reached through ctypes: a
-wheel therefore suits any Python 3, but only this kind of machine, and its tag says so.
+The core and libobd_ext4.so travel inside the package, in overlaybd_tcmu/ffi, reached through
+ctypes: a wheel therefore suits any Python 3, but only this kind of machine, and its tag says so.
 """
 
 import os
@@ -19,7 +19,7 @@ from setuptools.build_meta import (  # noqa: F401  hooks that need nothing of ou
     get_requires_for_build_sdist,
 )
 
-CORE = pathlib.Path("build/native/libobd.so")
+LIBRARIES = [pathlib.Path("build/native") / name for name in ("libobd.so", "libobd_ext4.so")]
 SOURCES = [
     "native",
     "overlaybd_tcmu",
@@ -47,14 +47,15 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     with tempfile.TemporaryDirectory(prefix="overlaybd-tcmu-") as copy:
         for name in SOURCES:
             if os.path.isdir(name):
-                ignore = shutil.ignore_patterns("__pycache__", CORE.name)
+                ignore = shutil.ignore_patterns("__pycache__", "libobd*.so")
                 shutil.copytree(name, os.path.join(copy, name), ignore=ignore)
             elif os.path.exists(name):
                 shutil.copy(name, copy)
         os.chdir(copy)
         try:
             _build_core()
-            shutil.copy(CORE, "overlaybd_tcmu/ffi")
+            for library in LIBRARIES:
+                shutil.copy(library, "overlaybd_tcmu/ffi")
             return build_meta.build_wheel(os.path.join(home, wheel_directory), settings)
         finally:
             os.chdir(home)

@@ -135,11 +135,13 @@ void obd_report_error(struct obd_worker *worker, enum obd_op op, uint64_t offset
 	obd_events_push(worker->image->events, &event);
 }
 
-void obd_report_slow(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
+void obd_report_wait(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
 		     uint64_t latency_ns)
 {
 	struct obd_event event = {.kind = OBD_EVENT_SLOW_READ, .offset = offset, .count = count};
 
+	obd_count(&worker->counters.blocked, 1);
+	obd_latency_add(&worker->counters.stages[OBD_STAGE_DISK], latency_ns);
 	if (latency_ns < worker->image->options.slow_read_us * UINT64_C(1000))
 		return;
 	obd_count(&worker->counters.slow_reads, 1);
@@ -165,16 +167,35 @@ void obd_inflight_sub(struct obd_image *image)
 	__atomic_sub_fetch(&image->inflight, 1, __ATOMIC_RELAXED);
 }
 
+/* A worker's counters are read while it adds to them; the lock only keeps it from going away. */
+static void sum_counters(const struct obd_image *image, struct obd_counters *sum)
+{
+	struct obd_image *locked = (struct obd_image *)image;
+
+	pthread_mutex_lock(&locked->workers_lock);
+	*sum = image->retired;
+	for (const struct obd_worker *worker = image->workers; worker; worker = worker->next)
+		counters_add(sum, &worker->counters);
+	pthread_mutex_unlock(&locked->workers_lock);
+}
+
+int obd_image_latency(const struct obd_image *image, uint32_t stage, struct obd_latency *ret)
+{
+	struct obd_counters sum;
+
+	if (stage >= OBD_STAGES)
+		return -EINVAL;
+	sum_counters(image, &sum);
+	*ret = sum.stages[stage];
+	return 0;
+}
+
 void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret)
 {
 	struct obd_image *locked = (struct obd_image *)image;
 	struct obd_counters sum;
 
-	pthread_mutex_lock(&locked->workers_lock);
-	sum = image->retired;
-	for (const struct obd_worker *worker = image->workers; worker; worker = worker->next)
-		counters_add(&sum, &worker->counters);
-	pthread_mutex_unlock(&locked->workers_lock);
+	sum_counters(image, &sum);
 	*ret = (struct obd_image_stats){
 		.reads = sum.reads,
 		.read_bytes = sum.read_bytes,
@@ -183,6 +204,7 @@ void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret)
 		.inline_reads = sum.inline_reads,
 		.disk_reads = sum.disk_reads,
 		.disk_bytes = sum.disk_bytes,
+		.hits = sum.hits,
 		.blocked = sum.blocked,
 		.blocks_decoded = sum.blocks_decoded,
 		.block_hits = sum.block_hits,

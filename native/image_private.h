@@ -128,7 +128,8 @@ void obd_image_return(struct obd_worker *worker);
 void obd_inflight_add(struct obd_image *image);
 void obd_inflight_sub(struct obd_image *image);
 void obd_report_error(struct obd_worker *worker, enum obd_op op, uint64_t offset, uint64_t count, int code);
-void obd_report_slow(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
+/** A read that waited for the disk: counted, and told when it was slow. */
+void obd_report_wait(struct obd_worker *worker, const struct obd_layer *layer, uint64_t offset, uint64_t count,
 		     uint64_t latency_ns);
 
 #endif

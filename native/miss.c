@@ -397,11 +397,23 @@ static struct obd_waiter *take_image(struct obd_cachefile *file, const struct ob
 	return list;
 }
 
-/* From the first file's lock on the image may be destroyed as soon as its last piece is done: collect, then let go. */
+/** Keeps a snapshot from adding a layer meanwhile. */
+static void hold_layers(const struct obd_image *image)
+{
+	pthread_rwlock_rdlock(&((struct obd_image *)image)->change_lock);
+}
+
+static void let_layers_go(const struct obd_image *image)
+{
+	pthread_rwlock_unlock(&((struct obd_image *)image)->change_lock);
+}
+
+/* As soon as its last piece is let go the image may be destroyed: so all are collected first. */
 static struct obd_waiter *take_all(const struct obd_image *image, uint64_t then)
 {
 	struct obd_waiter *all = NULL;
 
+	hold_layers(image);
 	for (uint32_t i = 0; i < image->info.layers; i++) {
 		struct obd_cachefile *file = image->layers[i]->blob->cache;
 		struct obd_waiter *list = file ? take_image(file, image, then) : NULL;
@@ -414,11 +426,13 @@ static struct obd_waiter *take_all(const struct obd_image *image, uint64_t then)
 			list = next;
 		}
 	}
+	let_layers_go(image);
 	return all;
 }
 
 void obd_image_cancel(struct obd_image *image, int error)
 {
+	hold_layers(image);
 	for (uint32_t i = 0; i < image->info.layers; i++) {
 		struct obd_cachefile *file = image->layers[i]->blob->cache;
 
@@ -428,6 +442,7 @@ void obd_image_cancel(struct obd_image *image, int error)
 		image->cancelled = error;
 		pthread_mutex_unlock(&file->misses->lock);
 	}
+	let_layers_go(image);
 	fail_all(take_all(image, UINT64_MAX), error, NULL);
 }
 
@@ -449,6 +464,7 @@ uint32_t obd_image_parked(const struct obd_image *image, uint64_t *oldest_ms)
 	uint64_t oldest = now;
 	uint32_t count = 0;
 
+	hold_layers(image);
 	for (uint32_t i = 0; i < image->info.layers; i++) {
 		struct obd_cachefile *file = image->layers[i]->blob->cache;
 
@@ -463,6 +479,7 @@ uint32_t obd_image_parked(const struct obd_image *image, uint64_t *oldest_ms)
 		}
 		pthread_mutex_unlock(&file->misses->lock);
 	}
+	let_layers_go(image);
 	*oldest_ms = (now - oldest) / UINT64_C(1000000);
 	return count;
 }

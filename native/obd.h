@@ -16,7 +16,7 @@
 #define OBD_PUBLIC __attribute__((visibility("default")))
 
 /** Bumped with every change of a struct or a signature below; Python refuses another. */
-#define OBD_ABI_VERSION 2u
+#define OBD_ABI_VERSION 3u
 
 OBD_PUBLIC uint32_t obd_abi(void);
 /** sizeof a struct of this header by its name ("obd_error"), 0 when unknown. */
@@ -28,6 +28,17 @@ OBD_PUBLIC const char *obd_build_info(void);
 struct obd_error {
 	int32_t code;
 	char text[508];
+};
+
+/* ---- latencies: how long things took, in powers of two ---- */
+
+enum { OBD_LATENCY_BUCKETS = 28 };
+
+/** buckets[i] counts what took less than 1024 << i ns, and at least half of that unless i is 0; the last all the rest.
+ */
+struct obd_latency {
+	uint64_t total_ns;
+	uint64_t buckets[OBD_LATENCY_BUCKETS];
 };
 
 /* ---- events: what the data plane has to say, for the log and the audit log ---- */
@@ -242,7 +253,8 @@ struct obd_image_stats {
 	uint64_t errors;			/**< requests that failed */
 	uint64_t inline_reads;			/**< requests served by the submitting thread alone */
 	uint64_t disk_reads, disk_bytes;	/**< reads issued to layer files and their bytes */
-	uint64_t blocked;			/**< pieces that had to wait for the disk */
+	uint64_t hits;				/**< of these, answered by the page cache at once */
+	uint64_t blocked;			/**< reads of layer files that had to wait for the disk */
 	uint64_t inflight_max;			/**< most reads in flight towards the disk at one moment */
 	uint64_t blocks_decoded, block_hits;	/**< ZFile blocks decoded; blocks found decoded */
 	uint64_t slow_reads;
@@ -250,6 +262,15 @@ struct obd_image_stats {
 	uint64_t threads;  /**< helper threads alive now */
 	uint64_t writes, write_bytes, discards, flushes;
 };
+
+/** Where the time of requests goes that are not simply answered. */
+enum obd_stage {
+	OBD_STAGE_QUEUE = 0,  /**< a piece that must wait for the disk, until a thread that may wait takes it up */
+	OBD_STAGE_DISK = 1,   /**< a read towards the disk that had to wait */
+	OBD_STAGE_DECODE = 2, /**< decoding a ZFile block; one in OBD_DECODE_SAMPLE is timed */
+	OBD_STAGES = 3,
+};
+enum { OBD_DECODE_SAMPLE = 64 };
 
 struct obd_image;
 /**
@@ -264,6 +285,8 @@ OBD_PUBLIC int obd_image_create(struct obd_layer **layers, uint32_t count, struc
 OBD_PUBLIC void obd_image_destroy(struct obd_image *image);
 OBD_PUBLIC void obd_image_info(const struct obd_image *image, struct obd_image_info *ret);
 OBD_PUBLIC void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret);
+/** What a stage took since creation; -EINVAL for one there is not. */
+OBD_PUBLIC int obd_image_latency(const struct obd_image *image, uint32_t stage, struct obd_latency *ret);
 /** Blocking read of any alignment. count or -errno; -EINVAL beyond the virtual size. */
 OBD_PUBLIC int64_t obd_image_pread(struct obd_image *image, void *buf, size_t count, uint64_t offset);
 /** Blocking write of whole sectors, count or -errno; in the page cache when it returns. -EROFS without an upper. */
@@ -306,6 +329,24 @@ struct obd_tcmu_stats {
 	uint64_t wakeups, commands, reads, others, rejected, notifies;
 	uint64_t inflight; /**< now */
 	uint64_t writes;
+	uint64_t read_errors, change_errors; /**< of the reads; of writes, discards and flushes */
+};
+
+/** Commands that are submitted to the image, by what they do. */
+enum obd_tcmu_kind {
+	OBD_TCMU_READ = 0,
+	OBD_TCMU_WRITE = 1,
+	OBD_TCMU_DISCARD = 2,
+	OBD_TCMU_FLUSH = 3,
+	OBD_TCMU_KINDS = 4
+};
+
+/** A command that was taken and is not answered. */
+struct obd_tcmu_pending {
+	uint64_t age_ns;
+	uint64_t offset, count; /**< bytes */
+	uint32_t kind;		/**< enum obd_tcmu_kind */
+	uint32_t reserved;
 };
 
 struct obd_tcmu;
@@ -315,6 +356,10 @@ OBD_PUBLIC int obd_tcmu_create(struct obd_image *image, const struct obd_tcmu_op
 OBD_PUBLIC int obd_tcmu_run(struct obd_tcmu *tcmu);
 OBD_PUBLIC void obd_tcmu_stop(struct obd_tcmu *tcmu);
 OBD_PUBLIC void obd_tcmu_stats(const struct obd_tcmu *tcmu, struct obd_tcmu_stats *ret);
+/** From a command of that kind taken to it answered; -EINVAL for a kind there is not. */
+OBD_PUBLIC int obd_tcmu_latency(const struct obd_tcmu *tcmu, uint32_t kind, struct obd_latency *ret);
+/** Up to max commands that are not answered, in no order; their number. Takes no lock: delays nobody. */
+OBD_PUBLIC uint32_t obd_tcmu_pending(const struct obd_tcmu *tcmu, struct obd_tcmu_pending *ret, uint32_t max);
 OBD_PUBLIC void obd_tcmu_destroy(struct obd_tcmu *tcmu);
 
 /* ---- task: a long call, watched and stopped from another thread ---- */

@@ -150,12 +150,11 @@ static int read_waiting(struct obd_worker *worker, const struct obd_layer *layer
 	const uint64_t start = obd_now_ns();
 	int64_t r;
 
-	obd_count(&worker->counters.blocked, 1);
 	obd_inflight_add(worker->image);
 	r = layer->blob->cache ? obd_cachefile_preadv(layer->blob->cache, list, used, count, offset, true)
 			       : obd_preadv_all(layer->blob->fd, list, used, count, offset);
 	obd_inflight_sub(worker->image);
-	obd_report_slow(worker, layer, offset, count, obd_now_ns() - start);
+	obd_report_wait(worker, layer, offset, count, obd_now_ns() - start);
 	if (r == OBD_MISSING || (layer->blob->cache && !r))
 		return (int)r;
 	if (r < 0)
@@ -174,6 +173,7 @@ static int read_cached(struct obd_worker *worker, const struct obd_layer *layer,
 {
 	int r = obd_cachefile_preadv(layer->blob->cache, worker->iov, used, count, offset, false);
 
+	obd_count(&worker->counters.hits, !r);
 	if (r == -EAGAIN && worker->may_block)
 		r = read_waiting(worker, layer, worker->iov, used, count, offset);
 	else if (r && r != -EAGAIN && r != OBD_MISSING)
@@ -200,6 +200,7 @@ static int read_list(struct obd_worker *worker, const struct obd_layer *layer, i
 			      : preadv(blob->fd, worker->iov, used, (off_t)offset);
 	else if (blob->nowait)
 		r = preadv2(blob->fd, worker->iov, used, (off_t)offset, RWF_NOWAIT);
+	obd_count(&worker->counters.hits, r == (ssize_t)count);
 	if (r == (ssize_t)count)
 		return 0;
 	if (!worker->may_block && !blob->memory)
@@ -347,6 +348,20 @@ static int decode_failed(struct obd_worker *worker, const struct obd_layer *laye
 			code == -EUCLEAN ? "checksum does not match" : "payload does not decode to the block's length");
 }
 
+/* Counts, and times the first block of every so many: two looks at the clock for each would be felt. */
+static int decode(struct obd_worker *worker, const struct obd_layer *layer, uint64_t block, const uint8_t *stored,
+		  size_t stored_count, uint8_t *out, size_t room, uint32_t need)
+{
+	const bool timed = worker->counters.blocks_decoded % OBD_DECODE_SAMPLE == 0;
+	const uint64_t start = timed ? obd_now_ns() : 0;
+	int r = obd_zfile_decode(layer->zfile, worker->codec, block, stored, stored_count, out, room, need);
+
+	if (timed)
+		obd_latency_add(&worker->counters.stages[OBD_STAGE_DECODE], obd_now_ns() - start);
+	obd_count(&worker->counters.blocks_decoded, 1);
+	return r;
+}
+
 /* Delivers [in, in + take) of one block from its stored bytes. */
 static int decode_block(struct walk *walk, const struct obd_layer *layer, uint64_t block, const uint8_t *stored,
 			size_t stored_count, uint32_t in, uint32_t take)
@@ -357,10 +372,8 @@ static int decode_block(struct walk *walk, const struct obd_layer *layer, uint64
 	uint32_t need = in + take;
 	int r;
 
-	obd_count(&worker->counters.blocks_decoded, 1);
 	if (take == length && out_room(walk) >= take) {
-		r = obd_zfile_decode(layer->zfile, worker->codec, block, stored, stored_count, out_pointer(walk),
-				     length, length);
+		r = decode(worker, layer, block, stored, stored_count, out_pointer(walk), length, length);
 		if (r < 0)
 			return decode_failed(worker, layer, block, r);
 		out_advance(walk, take);
@@ -374,8 +387,7 @@ static int decode_block(struct walk *walk, const struct obd_layer *layer, uint64
 		worker->victim = (worker->victim + 1) % OBD_DECODED_SLOTS;
 	}
 	slot->layer = NULL;
-	r = obd_zfile_decode(layer->zfile, worker->codec, block, stored, stored_count, slot->bytes,
-			     worker->image->block_size_max, need);
+	r = decode(worker, layer, block, stored, stored_count, slot->bytes, worker->image->block_size_max, need);
 	if (r < 0)
 		return decode_failed(worker, layer, block, r);
 	*slot = (struct obd_decoded){.layer = layer, .block = block, .valid = (uint32_t)r, .bytes = slot->bytes};
@@ -655,7 +667,7 @@ int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
 		return read_graced(worker, piece);
 	// What fails in place is read again by system calls, which can tell why.
 	if (worker->image->in_place && is_busy(worker, piece->count) && read_guarded(worker, piece, &r) &&
-	    (!r || r == -EAGAIN))
+	    (!r || r == -EAGAIN || r == OBD_MISSING))
 		return r;
 	return read_piece(worker, piece, false);
 }

@@ -2,6 +2,7 @@
 #ifndef OBD_READ_H
 #define OBD_READ_H
 #include "image.h"
+#include "latency.h"
 #include "layer.h"
 #include "pages.h"
 
@@ -18,6 +19,7 @@ struct obd_piece {
 	struct obd_request *request;
 	uint64_t offset; /**< within the request, bytes */
 	uint64_t count;
+	uint64_t left; /**< monotonic ns: when it was left to a thread that may wait */
 	struct obd_piece *next;
 	uint64_t since; /**< when it first had to wait for the registry, monotonic ns; 0: never */
 	const struct obd_layer *rejected_layer; /**< whose block did not decode and was fetched anew */
@@ -26,8 +28,9 @@ struct obd_piece {
 
 /** Counters of one worker: written by it alone, read by anybody. */
 struct obd_counters {
-	uint64_t reads, read_bytes, zero_bytes, errors, inline_reads, disk_reads, disk_bytes, blocked, blocks_decoded,
-		block_hits, slow_reads, writes, write_bytes, discards, flushes, in_place;
+	uint64_t reads, read_bytes, zero_bytes, errors, inline_reads, disk_reads, disk_bytes, hits, blocked,
+		blocks_decoded, block_hits, slow_reads, writes, write_bytes, discards, flushes, in_place;
+	struct obd_latency stages[OBD_STAGES];
 };
 
 static inline void obd_count(uint64_t *counter, uint64_t more)

@@ -91,7 +91,7 @@ void obd_slot_finish(struct obd_worker *worker, struct obd_slot *slot)
 	int r;
 
 	for (unsigned i = 0; i < slot->count; i++)
-		obd_report_slow(worker, slot->io[i].layer, slot->io[i].offset, slot->io[i].count, took);
+		obd_report_wait(worker, slot->io[i].layer, slot->io[i].offset, slot->io[i].count, took);
 	r = obd_read_finish(worker, slot);
 	if (r) {
 		obd_piece_done(worker, &slot->piece, r);

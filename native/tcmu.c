@@ -22,6 +22,7 @@
 #include "clock.h"
 #include "error.h"
 #include "image.h"
+#include "latency.h"
 #include "ring.h"
 #include "scsi.h"
 
@@ -41,6 +42,9 @@ struct command {
 	struct iovec *iov; /* room for iov_room, or own */
 	unsigned iov_room;
 	uint16_t id;
+	uint64_t taken; /* atomic: when, ns; 0: nothing is submitted. Set last, with it the next three are true */
+	uint64_t offset, count;
+	uint32_t kind;
 	struct command *next;
 	struct iovec own[INLINE_IOV];
 };
@@ -64,8 +68,9 @@ struct obd_tcmu {
 	pthread_mutex_t ring_lock;
 	struct obd_ring ring;
 	struct command *free_commands;
-	struct chunk *chunks;
-	struct obd_tcmu_stats stats; /* notifies: atomic; the others are the device's thread's */
+	struct chunk *chunks;	     /* atomic: only grows, for obd_tcmu_pending */
+	struct obd_tcmu_stats stats; /* notifies: atomic; errors: under ring_lock; others are the device's thread's */
+	struct obd_latency latency[OBD_TCMU_KINDS]; /* written under ring_lock */
 };
 
 static __thread const struct obd_tcmu *serving; /* whose thread this is */
@@ -98,9 +103,19 @@ static bool notify_is_due(const struct obd_tcmu *tcmu)
 
 /* ---- answering ---- */
 
+/* What a submitted command has come to. Called with ring_lock, which is taken for the answer anyway. */
+static void account(struct obd_tcmu *tcmu, struct command *command, uint64_t now)
+{
+	obd_latency_add(&tcmu->latency[command->kind], now - command->taken);
+	if (command->request.result)
+		count(command->kind == OBD_TCMU_READ ? &tcmu->stats.read_errors : &tcmu->stats.change_errors);
+	__atomic_store_n(&command->taken, 0, __ATOMIC_RELEASE);
+}
+
 static void complete(struct obd_tcmu *tcmu, struct command *command, const struct obd_scsi_answer *answer)
 {
 	struct obd_ring_answer to_ring = {.status = answer->status};
+	const uint64_t now = command->taken ? obd_now_ns() : 0;
 
 	if (answer->status == OBD_SCSI_CHECK_CONDITION) {
 		to_ring.sense = answer->sense;
@@ -109,6 +124,8 @@ static void complete(struct obd_tcmu *tcmu, struct command *command, const struc
 		to_ring.read_count = answer->read_count;
 	}
 	pthread_mutex_lock(&tcmu->ring_lock);
+	if (now)
+		account(tcmu, command, now);
 	obd_ring_complete(&tcmu->ring, command->id, &to_ring);
 	command->next = tcmu->free_commands;
 	tcmu->free_commands = command;
@@ -150,7 +167,6 @@ static bool more_commands(struct obd_tcmu *tcmu)
 	if (!chunk)
 		return false;
 	chunk->next = tcmu->chunks;
-	tcmu->chunks = chunk;
 	for (unsigned i = 0; i < CHUNK; i++) {
 		struct command *command = &chunk->commands[i];
 
@@ -160,6 +176,7 @@ static bool more_commands(struct obd_tcmu *tcmu)
 		command->next = tcmu->free_commands;
 		tcmu->free_commands = command;
 	}
+	__atomic_store_n(&tcmu->chunks, chunk, __ATOMIC_RELEASE);
 	return true;
 }
 
@@ -250,6 +267,23 @@ static bool fill_request(struct obd_tcmu *tcmu, struct command *command, enum ob
 	return verdict != OBD_SCSI_REPEAT || request->iov_count;
 }
 
+/* From here on obd_tcmu_pending sees it. */
+static void watch(struct command *command, uint64_t now)
+{
+	static const uint32_t kinds[] = {
+		[OBD_READ] = OBD_TCMU_READ,
+		[OBD_WRITE] = OBD_TCMU_WRITE,
+		[OBD_FLUSH] = OBD_TCMU_FLUSH,
+		[OBD_DISCARD] = OBD_TCMU_DISCARD,
+	};
+	const struct obd_request *request = &command->request;
+
+	__atomic_store_n(&command->offset, request->offset, __ATOMIC_RELAXED);
+	__atomic_store_n(&command->count, request->count, __ATOMIC_RELAXED);
+	__atomic_store_n(&command->kind, kinds[request->op], __ATOMIC_RELAXED);
+	__atomic_store_n(&command->taken, now, __ATOMIC_RELEASE);
+}
+
 static uint64_t *counter_of(struct obd_tcmu *tcmu, enum obd_scsi_verdict verdict)
 {
 	switch (verdict) {
@@ -301,6 +335,7 @@ static int take_commands(struct obd_tcmu *tcmu, bool *starved)
 {
 	struct obd_request *batch[BATCH];
 	struct obd_ring_entry entry;
+	uint64_t now = 0; /* one look at the clock is enough for a batch */
 	unsigned requests = 0;
 	int r = 0, taken = 0;
 
@@ -316,6 +351,10 @@ static int take_commands(struct obd_tcmu *tcmu, bool *starved)
 		r = begin_command(tcmu, command, &entry, &batch[requests]);
 		if (r < 0)
 			break;
+		if (r) {
+			now = now ? now : obd_now_ns();
+			watch(command, now);
+		}
 		requests += (unsigned)r;
 		taken++;
 	}
@@ -421,6 +460,43 @@ void obd_tcmu_stats(const struct obd_tcmu *tcmu, struct obd_tcmu_stats *ret)
 	for (size_t i = 0; i < sizeof(*ret) / sizeof(*to); i++)
 		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
 	ret->inflight = __atomic_load_n(&tcmu->inflight, __ATOMIC_RELAXED);
+}
+
+int obd_tcmu_latency(const struct obd_tcmu *tcmu, uint32_t kind, struct obd_latency *ret)
+{
+	if (kind >= OBD_TCMU_KINDS)
+		return -EINVAL;
+	*ret = (struct obd_latency){0};
+	obd_latency_sum(ret, &tcmu->latency[kind]);
+	return 0;
+}
+
+/* false: it is answered, or another one by now. */
+static bool look(const struct command *command, uint64_t now, struct obd_tcmu_pending *ret)
+{
+	const uint64_t taken = __atomic_load_n(&command->taken, __ATOMIC_ACQUIRE);
+
+	if (!taken)
+		return false;
+	*ret = (struct obd_tcmu_pending){
+		.age_ns = now > taken ? now - taken : 0,
+		.offset = __atomic_load_n(&command->offset, __ATOMIC_ACQUIRE),
+		.count = __atomic_load_n(&command->count, __ATOMIC_ACQUIRE),
+		.kind = __atomic_load_n(&command->kind, __ATOMIC_ACQUIRE),
+	};
+	return __atomic_load_n(&command->taken, __ATOMIC_ACQUIRE) == taken;
+}
+
+uint32_t obd_tcmu_pending(const struct obd_tcmu *tcmu, struct obd_tcmu_pending *ret, uint32_t max)
+{
+	const struct chunk *chunk = __atomic_load_n(&tcmu->chunks, __ATOMIC_ACQUIRE);
+	const uint64_t now = obd_now_ns();
+	uint32_t found = 0;
+
+	for (; chunk; chunk = chunk->next)
+		for (unsigned i = 0; i < CHUNK && found < max; i++)
+			found += look(&chunk->commands[i], now, &ret[found]);
+	return found;
 }
 
 /* ---- life ---- */

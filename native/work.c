@@ -221,6 +221,7 @@ static void serve_claim(struct obd_worker *worker, struct claim *claim)
 	if (claim->ready) {
 		obd_slot_finish(worker, claim->ready);
 	} else if (claim->waiting) {
+		obd_latency_add(&worker->counters.stages[OBD_STAGE_QUEUE], obd_now_ns() - claim->waiting->left);
 		serve_piece(worker, claim->waiting);
 		pthread_mutex_lock(&image->work.lock);
 		claim->waiting->next = image->work.spare;
@@ -410,6 +411,7 @@ void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece)
 {
 	struct obd_work *work = &image->work;
 	struct obd_piece *record;
+	const uint64_t now = obd_now_ns();
 	bool queued = false;
 
 	pthread_mutex_lock(&work->lock);
@@ -420,6 +422,7 @@ void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece)
 		record = malloc(sizeof(*record));
 	if (record && wake_one(image)) {
 		*record = *piece;
+		record->left = now;
 		record->next = NULL;
 		*work->blocked_tail = record;
 		work->blocked_tail = &record->next;

@@ -16,7 +16,7 @@ import dataclasses
 import json
 from typing import Any, Iterator, List, Tuple
 
-from . import errors, schema
+from . import address, errors, schema
 
 DEFAULT_PATH = "/etc/overlaybd/overlaybd.json"
 
@@ -92,9 +92,9 @@ class ExporterConfig:
     enable: bool = schema.key("enable", False)
     uri_prefix: str = schema.key("uriPrefix", "/metrics")
     port: int = schema.key("port", 9863, minimum=0, maximum=65535)
-    update_interval_us: int = schema.key(
-        "updateInterval", 60000000, minimum=0
-    )  # never had an effect
+    # Rates are means over so many us: shorter ones jump, and miss what is between two scrapes.
+    update_interval_us: int = schema.key("updateInterval", 60000000, minimum=0)
+    address: str = schema.key("address", "127.0.0.1")  # what is shown is for this host, unless said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,8 @@ class RegistryConfig:
 @dataclasses.dataclass(frozen=True)
 class ApiConfig:
     enable: bool = schema.key("enable", False)
-    address: str = schema.key("address", "http://127.0.0.1:9862")
+    address: str = schema.key("address", "http://127.0.0.1:9862")  # or unix:///PATH
+    allow_remote: bool = schema.key("allowRemote", False)  # whoever reaches the port is root here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +184,7 @@ def parse(path: str, document: schema.Document) -> Tuple[ServiceConfig, List[str
     flat = schema.build(_FlatConfig, document)
     effective = _merge(nested, flat)
     _check_cache(path, effective.cache)
+    _check_addresses(path, effective)
     unknown = [f"{name}: unknown key, ignored" for name in schema.unknown_keys(expected, document)]
     return effective, unknown + list(_overruled(nested, document))
 
@@ -229,6 +231,20 @@ def _check_cache(path: str, cache: CacheConfig) -> None:
     if cache.type == "ocf" and cache.block_size not in sizes:
         reason = f"must be one of {', '.join(map(str, sizes))}, not {cache.block_size}"
         raise errors.ConfigError(path, "cacheConfig.blockSize", reason)
+
+
+def _check_addresses(path: str, service: ServiceConfig) -> None:
+    if service.exporter.enable and not service.exporter.address:
+        raise errors.ConfigError(path, "exporterConfig.address", "is empty")
+    if not service.api.enable:
+        return
+    try:
+        where = address.parse(service.api.address)
+    except ValueError as error:
+        raise errors.ConfigError(path, "serviceConfig.address", str(error)) from None
+    if not where.is_local and not service.api.allow_remote:
+        reason = f"{where.host} can be reached from outside; serviceConfig.allowRemote permits it"
+        raise errors.ConfigError(path, "serviceConfig.address", reason)
 
 
 def show(config: ServiceConfig) -> str:

@@ -5,7 +5,7 @@ overlaybd-tcmu: the service. Arguments, configuration, log, signals; start, and 
 Threads: the main one waits for what libtcmu has to say (devices coming and going), has it handled,
 and tells systemd that we live; "signals" waits for signals, which every other thread has blocked,
 so that none interrupts a device's work; "events" writes what the data plane reports; one for each
-device stays in the core.
+device stays in the core. The exporter and the API have their own (ops/).
 """
 
 import argparse
@@ -17,13 +17,16 @@ import signal
 import sys
 import threading
 import time
-from typing import Callable, List, Optional
+from typing import TYPE_CHECKING, Callable, List, Optional
 
 from . import __version__, audit, config, errors, log, notify
 from .ffi import libtcmu, native, process
 from .image import config as image_config
 from .image import opener, remote
 from .tcmu import handler, kernel, pump
+
+if TYPE_CHECKING:
+    from .ops import service as ops
 
 logger = logging.getLogger("daemon")
 
@@ -115,6 +118,7 @@ class Daemon:
         self._drain = audit.Drain()
         self._remote = remote.Remote(service, path=path)
         self._handler = handler.Handler(self._open_image)
+        self._ops: Optional["ops.Service"] = None
         self._context: Optional[libtcmu.Context] = None
         self._pump: Optional[pump.Pump] = None
         self._adopted = 0
@@ -125,7 +129,9 @@ class Daemon:
         self._drain.start()
         try:
             self._signals.report_state = self._log_state
-            self._serve(self._start())
+            messages = self._start()
+            self._start_ops()
+            self._serve(messages)
             notify.send("STOPPING=1")
         finally:
             if not self._stop():
@@ -151,6 +157,15 @@ class Daemon:
         logger.info("adopted count=%d elapsed_ms=%.1f", self._adopted, elapsed_ms)
         self._pump = pump.Pump(self._context, self._handler.turn)
         return self._pump
+
+    def _start_ops(self) -> None:
+        """The exporter and the API, when the disks are served."""
+        if not self._service.exporter.enable and not self._service.api.enable:
+            return
+        from .ops import service as ops  # here: it takes 200 ms, and nobody else need wait for it
+
+        self._ops = ops.Service(self._service, self._handler)
+        self._ops.start()
 
     def _serve(self, messages: pump.Pump) -> None:
         assert self._context is not None
@@ -209,6 +224,9 @@ class Daemon:
 
     def _close_devices(self) -> None:
         try:
+            if self._ops is not None:
+                self._ops.stop()
+                self._ops.join()
             if self._pump is not None and not self._pump.join(FINISH_S):
                 self._handler.cancel_all()
                 self._pump.join(STOP_DEADLINE_S)

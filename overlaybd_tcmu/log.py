@@ -190,6 +190,16 @@ def setup(level: int, path: str, size_mb: int = 10, files: int = 3) -> None:
     logging.captureWarnings(True)
 
 
+def set_level(number: int) -> None:
+    """From now on, until the next start; 0 to 4, as in LEVELS."""
+    logging.getLogger().setLevel(LEVELS[number])
+
+
+def level() -> int:
+    """What set_level() or setup() said last."""
+    return LEVELS.index(logging.getLogger().level)
+
+
 def reopen() -> None:
     """Opens every log file by its name again (SIGHUP)."""
     for name in (None, "audit"):

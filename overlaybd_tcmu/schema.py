@@ -107,7 +107,7 @@ def unknown_keys(schema: Document, document: Any, prefix: str = "") -> Iterator[
 
 
 def read(path: str) -> Document:
-    """The JSON object in a file, strictly: no NaN, no key twice."""
+    """The JSON object in a file, strictly: see parse()."""
     try:
         with open(path, "rb") as file:
             text = file.read()
@@ -115,6 +115,11 @@ def read(path: str) -> Document:
         raise errors.ConfigError(path, "", f"cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the path
         raise errors.ConfigError(path, "", f"cannot be read: {error}") from error
+    return parse(path, text)
+
+
+def parse(path: str, text: bytes) -> Document:
+    """The JSON object in text, strictly: no NaN, no key twice. path is only named."""
 
     def pairs(items: List[Tuple[str, Any]]) -> Document:
         document = dict(items)

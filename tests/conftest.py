@@ -17,9 +17,10 @@ from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import core
 
 FLOORS = {
-    *("unit", "native", "image", "tools", "registry", "cache", "download", "daemon", "vm", "bench"),
+    *("unit", "native", "image", "tools", "apply", "registry", "cache", "download", "daemon"),
+    *("ops", "packages", "vm", "bench"),
 }
-NEED_CORE = {"native", "image", "tools", "cache", "download", "daemon", "bench"}
+NEED_CORE = {"native", "image", "tools", "apply", "cache", "download", "daemon", "ops", "bench"}
 VM_TIMEOUT_S = 900  # software emulation, and the first run makes the guest's disk
 HERE = pathlib.Path(__file__).resolve().parent
 

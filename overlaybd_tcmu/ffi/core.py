@@ -27,13 +27,19 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 from .. import errors
 from . import load
 
-ABI_VERSION = 2
+ABI_VERSION = 3
+
+LATENCY_BUCKETS = 28
 
 # ---- the structs of obd.h
 
 
 class Error(ctypes.Structure):
     _fields_ = [("code", c_int32), ("text", c_char * 508)]
+
+
+class Latency(ctypes.Structure):
+    _fields_ = [("total_ns", c_uint64), ("buckets", c_uint64 * LATENCY_BUCKETS)]
 
 
 class Event(ctypes.Structure):
@@ -134,6 +140,7 @@ class ImageStats(ctypes.Structure):
         ("inline_reads", c_uint64),
         ("disk_reads", c_uint64),
         ("disk_bytes", c_uint64),
+        ("hits", c_uint64),
         ("blocked", c_uint64),
         ("inflight_max", c_uint64),
         ("blocks_decoded", c_uint64),
@@ -171,6 +178,18 @@ class TcmuStats(ctypes.Structure):
         ("notifies", c_uint64),
         ("inflight", c_uint64),
         ("writes", c_uint64),
+        ("read_errors", c_uint64),
+        ("change_errors", c_uint64),
+    ]
+
+
+class TcmuPending(ctypes.Structure):
+    _fields_ = [
+        ("age_ns", c_uint64),
+        ("offset", c_uint64),
+        ("count", c_uint64),
+        ("kind", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -199,6 +218,7 @@ class CommitOptions(ctypes.Structure):
 
 STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_error": Error,
+    "obd_latency": Latency,
     "obd_event": Event,
     "obd_miss": Miss,
     "obd_layer_info": LayerInfo,
@@ -209,6 +229,7 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_image_stats": ImageStats,
     "obd_tcmu_options": TcmuOptions,
     "obd_tcmu_stats": TcmuStats,
+    "obd_tcmu_pending": TcmuPending,
     "obd_output_options": OutputOptions,
     "obd_commit_options": CommitOptions,
 }
@@ -346,6 +367,9 @@ class Library:
         self.image_destroy = fn("image_destroy", None, [_HANDLE])
         self.image_info = fn("image_info", None, [_HANDLE, POINTER(ImageInfo)])
         self.image_stats = fn("image_stats", None, [_HANDLE, POINTER(ImageStats)])
+        self.image_latency = fn(
+            "image_latency", c_int, [_HANDLE, c_uint32, POINTER(Latency)], _check
+        )
         self.image_pread = fn(
             "image_pread", c_int64, [_HANDLE, c_void_p, c_size_t, c_uint64], _check
         )
@@ -377,6 +401,8 @@ class Library:
         self.tcmu_run = fn("tcmu_run", c_int, [_HANDLE], _check)
         self.tcmu_stop = fn("tcmu_stop", None, [_HANDLE])
         self.tcmu_stats = fn("tcmu_stats", None, [_HANDLE, POINTER(TcmuStats)])
+        self.tcmu_latency = fn("tcmu_latency", c_int, [_HANDLE, c_uint32, POINTER(Latency)], _check)
+        self.tcmu_pending = fn("tcmu_pending", c_uint32, [_HANDLE, POINTER(TcmuPending), c_uint32])
         self.tcmu_destroy = fn("tcmu_destroy", None, [_HANDLE])
 
     def _bind_writing(self, fn: Callable[..., Any]) -> None:

@@ -9,7 +9,8 @@ it the first of
     build/native/libobd.so           what make leaves in a checkout
     /opt/overlaybd/lib/libobd.so
 
-is taken.
+is taken. A library that belongs to the core, such as libobd_ext4.so, is looked for in the same
+places, or beside the core that is demanded.
 """
 
 import ctypes
@@ -25,27 +26,29 @@ NATIVE_NAME = "libobd.so"
 _HERE = pathlib.Path(__file__).resolve().parent
 
 
-def candidates() -> List[pathlib.Path]:
-    """Where the core may be when nothing demands a build, best first."""
+def candidates(name: str = NATIVE_NAME) -> List[pathlib.Path]:
+    """Where a library may be when nothing demands a build, best first."""
     return [
-        _HERE / NATIVE_NAME,
-        _HERE.parents[1] / "build" / "native" / NATIVE_NAME,
-        pathlib.Path("/opt/overlaybd/lib") / NATIVE_NAME,
+        _HERE / name,
+        _HERE.parents[1] / "build" / "native" / name,
+        pathlib.Path("/opt/overlaybd/lib") / name,
     ]
 
 
-def find_library() -> str:
-    """Path of the native core to use."""
+def find_library(name: str = NATIVE_NAME) -> str:
+    """Path of the native core to use, or of a library that belongs to it."""
     demanded = os.environ.get(NATIVE_VARIABLE)
     if demanded:
+        if name != NATIVE_NAME:
+            demanded = os.path.join(os.path.dirname(demanded), name)
         if not os.path.isfile(demanded):
             raise errors.LibraryError(demanded, f"no such file (${NATIVE_VARIABLE} names it)")
         return os.path.abspath(demanded)
-    for path in candidates():
+    for path in candidates(name):
         if path.is_file():
             return str(path)
-    tried = ", ".join(str(path) for path in candidates())
-    raise errors.LibraryError(NATIVE_NAME, f"not found; run 'make build' (tried {tried})")
+    tried = ", ".join(str(path) for path in candidates(name))
+    raise errors.LibraryError(name, f"not found; run 'make build' (tried {tried})")
 
 
 def open_library(path: str) -> ctypes.CDLL:

@@ -107,6 +107,7 @@ class ImageStats:
     inline_reads: int
     disk_reads: int
     disk_bytes: int
+    hits: int
     blocked: int
     inflight_max: int
     blocks_decoded: int
@@ -132,6 +133,8 @@ class TcmuStats:
     notifies: int
     inflight: int
     writes: int
+    read_errors: int
+    change_errors: int
 
 
 # ---- handles

@@ -11,7 +11,7 @@ import os
 from ctypes import c_uint64, c_void_p
 from typing import Optional, Sequence, Tuple
 
-from . import core, native
+from . import core, handle, native
 
 
 class Algorithm(enum.IntEnum):
@@ -48,7 +48,7 @@ class Output:
         )
 
 
-class Task(native.Handle):
+class Task(handle.Handle):
     """One long call, seen from other threads."""
 
     def __init__(self) -> None:

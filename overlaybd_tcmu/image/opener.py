@@ -24,6 +24,9 @@ log = logging.getLogger("image.opener")
 # What a layer's directory may hold, best first: committed, committed the old way, sealed.
 LAYER_NAMES = ("overlaybd.commit", ".commit", "overlaybd.sealed")
 
+# Behind the name of a writable layer's data file: what overlaybd-resize is about to make of it.
+RESIZING = ".resizing"
+
 # Layers opened at once. Opening is mostly waiting for the disk; the core does it without the GIL.
 OPENERS = 16
 
@@ -40,17 +43,19 @@ def open_image(
     remote: Optional[remote_layers.Remote] = None,
     stop: Optional[threading.Event] = None,
     read_only: bool = False,
+    resizing: bool = False,
 ) -> native.Image:
     """
     The image, writable if it has an upper and read_only is False; ImageError says why not. Without
-    remote, its layers must be local. stop, once set, ends the waiting for a registry.
+    remote, its layers must be local. stop, once set, ends the waiting for a registry. resizing: by
+    the tool that resizes it.
     """
     direct = engine == native.Engine.LIBAIO
     with contextlib.closing(remote_layers.Opening(remote, image_config, stop)) as opening:
         layers = _open_lowers(image_config, direct, opening)
         upper: Optional[native.Upper] = None
         try:
-            upper = _open_upper(image_config.upper, read_only)
+            upper = _open_upper(image_config.upper, read_only, resizing)
             return opening.image(
                 layers,
                 engine=engine,
@@ -155,13 +160,12 @@ def _how_to_open(
     direct: bool,
     opening: remote_layers.Opening,
 ) -> OpenLayer:
-    """From the first of a layer's places that exists; only existence counts, as ever."""
-    place = local_place(lower)
-    if place is not None:
-        return functools.partial(_open_local, number, place, direct)
-    places = _places(lower)
+    found = local_place(lower)
+    if found is not None:
+        return functools.partial(_open_local, number, found, direct)
     if not image_config.repo_blob_url:
         # The words for a remote layer without a registry; a lost local file is told apart.
+        places = _places(lower)
         lost = f"no such file: {', '.join(places)}" if places else "neither file nor dir nor digest"
         cause = "" if lower.digest else f"layer {number}: {lost}"
         raise errors.ImageError("empty repoBlobUrl", cause)
@@ -184,10 +188,16 @@ def _places(lower: config.LowerConfig) -> List[str]:
     return places
 
 
-def _open_upper(upper: config.UpperConfig, read_only: bool) -> Optional[native.Upper]:
+def _open_upper(
+    upper: config.UpperConfig, read_only: bool, resizing: bool = False
+) -> Optional[native.Upper]:
     """The writable layer, if there is one; what a crash has left of it is put right, and told."""
     if not upper.is_used:
         return None
+    if os.path.exists(upper.data + RESIZING) and not resizing:
+        # overlaybd-resize was killed while it wrote a new file system into the layer.
+        left = f"{upper.data}{RESIZING} is left of it; run overlaybd-resize again"
+        raise errors.ImageError("the image is being resized", left)
     try:
         opened = native.Upper(upper.data, upper.index, read_only)
     except errors.NativeError as error:

@@ -11,19 +11,22 @@ The thread makes one call into the core and stays there; Python runs in it only 
 Whatever the device holds is closed by that thread, so nothing is open once stop() has joined it.
 
 Lock `_lock` guards `_tcmu`, so that stop() never reaches a front end that is being destroyed. It is
-held for moments, never across the opening, and no other lock is taken under it.
+held for moments, never across the opening, and no other lock is taken under it. Lock
+`_snapshot_lock` is held while a snapshot is taken, which waits for the disk: by that snapshot, and
+by the closing that must not come in between. `_lock` may be taken under it.
 """
 
+import dataclasses
 import errno
 import logging
 import select
 import threading
 import time
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 from .. import errors, units
-from ..ffi import libtcmu, native
-from . import kernel
+from ..ffi import latency, libtcmu, native
+from . import kernel, snapshot, usage
 
 log = logging.getLogger("tcmu.device")
 
@@ -40,18 +43,47 @@ LARGEST_TRANSFER = 4 * units.MiB
 DEFAULT_HW_MAX_SECTORS = 128
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A device at one moment. info is None until its image has been opened."""
+
+    uio: str
+    device_id: str
+    path: str  # of its config
+    state: str
+    error: str  # why it is not served, "" when it is
+    opened_at: float  # seconds since 1970; 0: not yet
+    info: Optional[native.ImageInfo]
+    usage: usage.Usage
+    pending: List[latency.Pending]  # longest waiting first
+
+
 class Device:
     """start() or adopt() once, then stop() once; any state may end by itself in between."""
 
-    def __init__(self, handle: libtcmu.Device, name: str, open_image: OpenImage) -> None:
+    def __init__(
+        self,
+        handle: libtcmu.Device,
+        name: str,
+        open_image: OpenImage,
+        path: str = "",
+        device_id: str = "",
+    ) -> None:
         self.name = name  # the configuration string
+        self.path = path  # the image's config that it names
+        self.device_id = device_id
         self.state = "opening"
+        self._error = ""
+        self._opened_at = 0.0
+        self._info: Optional[native.ImageInfo] = None
+        self._usage = usage.NONE  # of what is closed
         self._handle = handle
         self._open_image = open_image
         self._uio_name = handle.uio_name()
         self._lock = threading.Lock()
         self._image: Optional[native.Image] = None
         self._tcmu: Optional[native.Tcmu] = None
+        self._snapshot_lock = threading.Lock()
         self.stopping = threading.Event()  # set: whoever opens its image gives up
         self.settled = threading.Event()  # set: its image was opened, or could not be
         self._thread = threading.Thread(target=self._run, name=self._uio_name)
@@ -99,6 +131,37 @@ class Device:
                 text += f" commands={stats.commands} inflight={stats.inflight}"
         return text
 
+    def report(self) -> Report:
+        """For machines; delays neither the device nor a snapshot that is being taken."""
+        with self._lock:
+            used, waiting = self._usage, []
+            if self._tcmu is not None and self._image is not None:
+                used = usage.of(self._image, self._tcmu)
+                waiting = latency.pending(self._tcmu)
+            return Report(
+                self._uio_name,
+                self.device_id,
+                self.path,
+                self.state,
+                self._error,
+                self._opened_at,
+                self._info,
+                used,
+                waiting,
+            )
+
+    def snapshot(self, next_path: str) -> None:
+        """Goes on with the config at next_path: see snapshot.take()."""
+        with self._snapshot_lock:
+            with self._lock:
+                image = self._image
+            if image is None:
+                raise errors.ImageError("device is not served", self.state)
+            snapshot.take(image, self.path, next_path)
+            info = image.info()
+            with self._lock:
+                self._info = info
+
     def _open(self) -> None:
         started = time.monotonic()
         image = self._open_image()
@@ -107,12 +170,12 @@ class Device:
         except BaseException:
             image.close()
             raise
+        info = image.info()
         with self._lock:
-            self._image, self._tcmu = image, tcmu
-            self.state = "serving"
+            self._image, self._tcmu, self._info = image, tcmu, info
+            self.state, self._error, self._opened_at = "serving", "", time.time()
             if self.stopping.is_set():  # stop() came before there was anything to stop
                 tcmu.stop()
-        info = image.info()
         log.info(
             "dev opened name=%s uio=%s size=%d layers=%d segments=%d memory=%d elapsed_ms=%.1f",
             self.name,
@@ -150,6 +213,7 @@ class Device:
             if error.code == errno.ENODEV:
                 log.info("device is gone name=%s", self.name)
             else:
+                self._error = str(error)
                 log.error("device is not served any more name=%s error=%s", self.name, error)
         except Exception:  # the thread's top
             log.exception("device thread failed name=%s", self.name)
@@ -172,6 +236,7 @@ class Device:
         return False
 
     def _tell_failure(self, error: Exception, next_s: float) -> None:
+        self._error = str(error)
         text = "adoption failed again name=%s next_s=%.0f error=%s"
         if not self.settled.is_set():
             self.state = "failed"
@@ -179,7 +244,13 @@ class Device:
         log.warning(text, self.name, next_s, error)
 
     def _close(self) -> None:
+        with self._snapshot_lock:
+            self._close_now()
+
+    def _close_now(self) -> None:
         with self._lock:
+            if self._tcmu is not None and self._image is not None:
+                self._usage = usage.finished(usage.of(self._image, self._tcmu))
             tcmu, self._tcmu = self._tcmu, None
             image, self._image = self._image, None
             self.state = "closed"

@@ -3,8 +3,8 @@
 What libtcmu's callbacks do: devices come (added), go (removed), and are never changed (reconfig).
 
 A callback has the turn of libtcmu, and steps aside while it opens an image or waits for a device to
-end: so devices come and go side by side. `_lock` guards the tables of devices; it is held for
-moments and no other lock is taken under it.
+end: so devices come and go side by side. `_lock` guards the tables of devices, and what those that
+are gone have done; it is held for moments and no other lock is taken under it.
 """
 
 import errno
@@ -15,7 +15,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional
 from .. import errors
 from ..ffi import libtcmu, native
 from ..image import config, opener
-from . import device
+from . import device, usage
 
 log = logging.getLogger("tcmu.handler")
 
@@ -30,6 +30,18 @@ ADOPTER_WAIT_S = 1.0
 
 # The event, once set, ends an opening early.
 OpenOne = Callable[[config.ImageConfig, threading.Event], native.Image]
+
+
+class Survey(NamedTuple):
+    """All devices at one moment, what those have done that are gone, and failed openings."""
+
+    devices: List[device.Report]
+    gone: usage.Usage
+    open_failures: int
+
+    def total(self) -> usage.Usage:
+        """Since the start, whatever has come and gone."""
+        return sum((one.usage for one in self.devices), self.gone)
 
 
 class Target(NamedTuple):
@@ -59,6 +71,8 @@ class Handler(libtcmu.Callbacks):
         self._devices: Dict[int, device.Device] = {}  # that libtcmu knows
         self._opening: Dict[int, device.Device] = {}  # that it will know, or not
         self._device_ids: Dict[str, int] = {}  # device id -> handle
+        self._retired = usage.NONE  # of devices that are gone
+        self._open_failures = 0
         self._adopting = False
         self._adopters = threading.BoundedSemaphore(ADOPTERS)
 
@@ -76,6 +90,8 @@ class Handler(libtcmu.Callbacks):
             self._add(handle, name)
         except (errors.Error, OSError) as error:
             log.error("dev open failed name=%s error=%s", name, error)
+            with self._lock:
+                self._open_failures += 1
             return -(getattr(error, "errno", None) or errno.EIO)
         finally:
             if handle.address not in self._devices:
@@ -85,11 +101,14 @@ class Handler(libtcmu.Callbacks):
     def _add(self, handle: libtcmu.Device, name: str) -> None:
         target = parse_cfgstring(name)
         self._register(target, handle.address)
-        if self._adopting:
-            one = device.Device(handle, name, lambda: self._open_adopted(target, one.stopping))
+        adopting = self._adopting
+        opens = self._open_adopted if adopting else self._open_image
+        one = device.Device(
+            handle, name, lambda: opens(target, one.stopping), target.path, target.device_id
+        )
+        if adopting:
             one.adopt()
         else:
-            one = device.Device(handle, name, lambda: self._open_image(target, one.stopping))
             self._start(handle.address, one)
         with self._lock:
             self._devices[handle.address] = one
@@ -116,11 +135,17 @@ class Handler(libtcmu.Callbacks):
 
     def removed(self, handle: libtcmu.Device) -> None:
         with self._lock:
-            one = self._devices.pop(handle.address, None)
-        if one is not None:
-            with self.turn.aside():
-                one.stop()
+            one = self._devices.get(handle.address)
+        if one is None:
+            self._unregister(handle.address)
+            return
+        with self.turn.aside():
+            one.stop()
         self._unregister(handle.address)
+        used = one.report().usage
+        with self._lock:  # at once: no survey may count it twice, or not at all
+            del self._devices[handle.address]
+            self._retired += used
 
     def reconfig(self, handle: libtcmu.Device, kind: int) -> int:
         log.warning("reconfig refused name=%s kind=%d", handle.cfgstring(), kind)
@@ -128,9 +153,31 @@ class Handler(libtcmu.Callbacks):
 
     def describe(self) -> List[str]:
         """A line a device."""
+        return [one.describe() for one in self._all()]
+
+    def survey(self) -> Survey:
+        """Everything there is to say, for machines."""
         with self._lock:
-            devices = [*self._devices.values(), *self._opening.values()]
-        return [one.describe() for one in devices]
+            devices = list(self._devices.values())
+            gone, failures = self._retired, self._open_failures
+        return Survey([one.report() for one in devices], gone, failures)
+
+    def report(self, name: str) -> Optional[device.Report]:
+        """Of the device with that uio name or device id."""
+        found = (one.report() for one in self._all())
+        return next((one for one in found if name in (one.uio, one.device_id)), None)
+
+    def snapshot(self, device_id: str, next_path: str) -> None:
+        """LookupError when there is no such device; else as Device.snapshot()."""
+        for one in self._all():
+            if one.device_id == device_id:
+                one.snapshot(next_path)
+                return
+        raise LookupError(device_id)
+
+    def _all(self) -> List[device.Device]:
+        with self._lock:
+            return [*self._devices.values(), *self._opening.values()]
 
     def begin_adoption(self) -> None:
         """

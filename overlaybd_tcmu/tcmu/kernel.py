@@ -115,6 +115,18 @@ def tune_netlink(fd: int) -> None:
         log.warning("netlink buffer not enlarged error=%s", error.strerror)
 
 
+def uio_devices() -> Iterator[str]:
+    """The configuration strings of all TCMU devices there are."""
+    try:
+        entries = sorted(os.listdir(path_of(UIO)))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        parts = _uio_name(entry).split("/", 3)
+        if len(parts) == 4 and parts[0] == "tcm-user":
+            yield parts[3]
+
+
 def serial_path(uio_name: str) -> str:
     """Where a device's unit serial is; "" when its name is not what the kernel makes."""
     parts = _uio_name(uio_name).split("/", 3)

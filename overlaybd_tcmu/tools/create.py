@@ -13,7 +13,7 @@ import uuid
 from typing import List, Optional
 
 from .. import errors
-from ..ffi import native
+from ..ffi import ext4, native
 from ..formats import lsmt
 from . import command_line, files
 
@@ -22,7 +22,21 @@ PROG = "overlaybd-create"
 
 def make_filesystem(options: argparse.Namespace) -> None:
     """Puts an ext4 on the new, empty layer, or on the plain disk with --raw."""
-    raise errors.Error("mkfs failed, this version cannot make file systems yet")
+    if options.turboOCI:
+        raise errors.Error("mkfs failed, turboOCI layers are not supported yet")
+    try:
+        if options.raw:
+            with ext4.file_disk(options.data_file) as disk:
+                ext4.mkfs(disk)
+        else:
+            _make_filesystem_on_layer(options.data_file, options.index_file)
+    except errors.NativeError as error:
+        raise errors.Error(f"mkfs failed, {error}") from error
+
+
+def _make_filesystem_on_layer(data: str, index: str) -> None:
+    with native.Upper(data, index) as upper, native.Image([], upper=upper) as image:
+        ext4.mkfs(ext4.image_disk(image))
 
 
 def create_files(options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from overlaybd_tcmu.units import KiB, MiB
 
-from . import probe, table
+from . import applying, probe, table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULT = probe.BUILD / "result.json"
@@ -55,7 +55,9 @@ def _row(row: Any, outcome: probe.Outcome) -> Row:
 
 
 def _show(row: Row) -> None:
-    if "segments" in row:
+    if "archive" in row:
+        what = f"apply {row['archive'] // MiB} MiB, beside tar -x"
+    elif "segments" in row:
         what = f"find in {row['segments']:>9,} {row['shape']}"
     else:
         what = f"{row['layers']:>2} x {row['format']:<9}{row['access']:<11}"
@@ -80,9 +82,23 @@ def measure(pace: probe.Pace, only: str = "", with_vm: bool = False) -> Row:
         if only in repr(read):
             result["reads"].append(_row(read, probe.run_read(read, disk, pace)))
             _show(result["reads"][-1])
+    result["applies"] = _measure_applies(pace, only)
     if with_vm:
         result["vm"] = _measure_vm()
     return result
+
+
+def _measure_applies(pace: probe.Pace, only: str) -> List[Row]:
+    measured: List[Row] = []
+    for row in applying.rows(pace):
+        if only not in repr(row):
+            continue
+        try:
+            measured.append(_row(row, applying.run(row, pace)))
+            _show(measured[-1])
+        except applying.Missing as error:
+            print(f"no row for applying a layer: {error}", flush=True)
+    return measured
 
 
 def _measure_vm() -> List[Row]:

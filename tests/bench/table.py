@@ -43,6 +43,8 @@ def markdown(result: Row) -> str:
         "",
     ]
     lines += _lookups(result["lookups"])
+    if result.get("applies"):
+        lines += ["", *_applies(result["applies"])]
     if result.get("vm"):
         lines += [
             "",
@@ -108,6 +110,19 @@ def _lookups(rows: List[Row]) -> List[str]:
             )
         )
     return table
+
+
+def _applies(rows: List[Row]) -> List[str]:
+    row = rows[0]
+    ours, tar, synced = (
+        f"{rate / 1e6:.0f}" for rate in (row["ours"], row["limit"], row["extra"]["synced"])
+    )
+    return [
+        f"`overlaybd-apply` of {row['archive'] / 1e6:.0f} MB of `/usr` onto a new layer, until "
+        "it is durable, beside `tar -x` onto the kernel's ext4 on a loop device: "
+        f"{ours} / {tar} MB/s **{row['ratio']:.2f}** "
+        f"({synced} MB/s until what tar wrote is durable, too)."
+    ]
 
 
 def _vm(rows: List[Row]) -> List[str]:

@@ -17,10 +17,13 @@ import pytest
 from overlaybd_tcmu.ffi import libtcmu
 from overlaybd_tcmu.tcmu import kernel
 
+from ..support import tcmu_kernel
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TIMEOUT_S = 20
 IDLE_THREADS = 3  # main, signals, events
+RING = 64 << 10  # of a device of the fake libtcmu
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +132,12 @@ class Service:
         suffix = f";{device_id}" if device_id else ""
         return int(self.ask(f"add overlaybd/{config_path}{suffix}"))
 
+    def attach(self, number):
+        """The kernel's side of a device: put commands in, get answers out."""
+        self._socket.sendto(f"attach {number}".encode(), str(self.folder / "tcmu"))
+        _, descriptors, _, _ = socket.recv_fds(self._socket, 10, 2)
+        return tcmu_kernel.Kernel.attached(*descriptors, ring=RING)
+
     def add_live(self, *config_paths):
         """Devices that are there before the daemon is, as after a crash."""
         names = [f"overlaybd/{path}" for path in config_paths]
@@ -178,8 +187,11 @@ class Service:
 
     def threads(self):
         """Names of the daemon's threads, as the kernel knows them."""
-        folder = pathlib.Path(f"/proc/{self.process.pid}/task")
-        return sorted((task / "comm").read_text().strip() for task in folder.iterdir())
+        found = []
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                found.append((task / "comm").read_text().strip())
+        return sorted(found)
 
     def wait_idle(self):
         """Whether only the threads of a daemon without devices are left, soon."""

@@ -9,6 +9,7 @@
  *	remove NUMBER		0, once removed() has returned and the memory is unmapped; at once for a device that is
  *				still being added: as the real one, we do not know it yet and tell nobody
  *	reconfig NUMBER TYPE	what the handler answered
+ *	attach NUMBER		"0", and with it descriptors: the memory, and the kernel's end of the events
  *	reject CFGSTRING	why check_config refuses it, empty when it does not
  *
  * $FAKE_TCMU_ADOPT lists configuration strings, a line each, of devices that are live already. $FAKE_TCMU_STUCK makes
@@ -33,7 +34,7 @@
 enum { MAX_DEVICES = 256, RING = 64 << 10, DATA = 1 << 20, MAILBOX = 128 };
 
 struct tcmu_device {
-	int fd, peer;
+	int fd, peer, memory;
 	void *map;
 	size_t size;
 	char cfgstring[256], uio_name[16];
@@ -87,6 +88,7 @@ static void device_free(struct tcmu_device *dev)
 	munmap(dev->map, dev->size);
 	close(dev->fd);
 	close(dev->peer);
+	close(dev->memory);
 	free(dev);
 }
 
@@ -100,7 +102,7 @@ static struct tcmu_device *device_new(const char *cfgstring, int number)
 	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends))
 		abort();
 	dev->map = mmap(NULL, dev->size, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
-	close(memory);
+	dev->memory = memory;
 	dev->fd = ends[0];
 	dev->peer = ends[1];
 	*(struct mailbox *)dev->map = (struct mailbox){2, 1, MAILBOX, RING - MAILBOX, 0};
@@ -183,6 +185,33 @@ void tcmulib_close(struct tcmulib_context *ctx)
 	free(ctx);
 }
 
+/* Answers with the descriptors beside the text. */
+static void send_descriptors(const struct tcmulib_context *ctx, const struct tcmu_device *dev, struct sockaddr_un *to,
+			     socklen_t length)
+{
+	const int fds[] = {dev->memory, dev->peer};
+	union {
+		char room[CMSG_SPACE(sizeof(fds))];
+		struct cmsghdr align;
+	} control = {0};
+	struct iovec text = {"0", 1};
+	struct msghdr message = {
+		.msg_name = to,
+		.msg_namelen = length,
+		.msg_iov = &text,
+		.msg_iovlen = 1,
+		.msg_control = control.room,
+		.msg_controllen = sizeof(control.room),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(fds));
+	memcpy(CMSG_DATA(header), fds, sizeof(fds));
+	sendmsg(ctx->fd, &message, 0);
+}
+
 int tcmulib_get_master_fd(struct tcmulib_context *ctx)
 {
 	return ctx->fd;
@@ -207,6 +236,10 @@ int tcmulib_master_fd_ready(struct tcmulib_context *ctx)
 		struct tcmulib_cfg_info info = {type, 1 << 20};
 
 		snprintf(answer, sizeof(answer), "%d", ctx->handler.reconfig(ctx->devices[number], &info));
+	} else if (sscanf(request, "attach %d", &number) == 1) {
+		send_descriptors(ctx, ctx->devices[number], &from, length);
+		leave();
+		return 0;
 	} else if (!strncmp(request, "reject ", 7)) {
 		answer[0] = 0;
 		if (!ctx->handler.check_config(request + 7, &reason))

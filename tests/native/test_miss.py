@@ -256,3 +256,44 @@ def test_only_who_waited_long_enough_expires(origin, disk):
             with pytest.raises(errors.NativeError) as caught:
                 future.result()
             assert caught.value.code == errno.EIO
+
+
+# ---- writable images
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_writes_over_what_is_not_there_yet(origin, disk, tmp_path, sparse):
+    """A part of a block is written: a sparse layer needs the rest of it from below first."""
+    content, stream = bytearray(disk[0]), disk[1]
+    pair = [str(tmp_path / "data"), str(tmp_path / "index")]
+    native.create_upper(*pair, len(content), sparse=sparse)
+    file = origin.add(lazy.wrapped("lz4", stream))
+    with native.Image([native.Layer(file.blob())], upper=native.Upper(*pair)) as image:
+        origin.open.clear()
+        with concurrent.futures.ThreadPoolExecutor(8) as executor:
+            futures = []
+            for number in range(8):
+                at = (number << 17) + 512
+                futures.append(executor.submit(image.pwrite, b"w" * 1024, at))
+                content[at : at + 1024] = b"w" * 1024
+            origin.open.set()
+            assert [future.result() for future in futures] == [1024] * 8
+        lazy.read_all(image, bytes(content))
+        image.flush()
+        assert image.stats().errors == 0
+
+
+def test_write_that_waits_is_cancelled(origin, disk, tmp_path):
+    pair = [str(tmp_path / "data"), str(tmp_path / "index")]
+    native.create_upper(*pair, len(disk[0]), sparse=True)
+    file = origin.add(lazy.wrapped("lz4", disk[1]))
+    upper = native.Upper(*pair)
+    with native.Image([native.Layer(file.blob())], upper=upper) as image:
+        origin.open.clear()
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            future = executor.submit(image.pwrite, b"w" * 512, 1 << 20)
+            lazy.wait_for(lambda: cachefile.parked(image)[0] == 1)
+            image.cancel(errno.ECANCELED)
+            with pytest.raises(errors.NativeError) as caught:
+                future.result()
+            assert caught.value.code == errno.ECANCELED

@@ -28,6 +28,12 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int count;
 
+/* Programs that this one starts are not meant. */
+__attribute__((constructor)) static void only_here(void)
+{
+	unsetenv("LD_PRELOAD");
+}
+
 static const char *variable(const char *name)
 {
 	const char *value = getenv(name);

@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import dataclasses
 import mmap
+import os
 import select
 import socket
 import struct
@@ -50,12 +51,26 @@ class Kernel:
 
     def __init__(self, ring=64 << 10, data=4 << 20, flags=OUT_OF_ORDER | READ_LENGTH, version=2):
         assert ring % 8 == 0
-        self.ring, self.data_size = ring - RING_OFFSET, data
-        self._memory = mmap.mmap(-1, ring + data)
-        self._pin = (ctypes.c_char * len(self._memory)).from_buffer(self._memory)
-        struct.pack_into("=HHII", self._memory, 0, version, flags, RING_OFFSET, self.ring)
-        self._uio, self._ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._uio, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._uio.setblocking(False)
+        self._begin(mmap.mmap(-1, ring + data), ring, ours)
+        struct.pack_into("=HHII", self._memory, 0, version, flags, RING_OFFSET, self.ring)
+
+    @classmethod
+    def attached(cls, memory_fd, events_fd, ring):
+        """The kernel's side of a device whose other side is in another process; takes both fds."""
+        self = cls.__new__(cls)
+        self._uio = None
+        ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=events_fd)
+        ours.setblocking(True)
+        self._begin(mmap.mmap(memory_fd, 0), ring, ours)
+        os.close(memory_fd)
+        return self
+
+    def _begin(self, memory, ring, ours):
+        self.ring, self.data_size = ring - RING_OFFSET, len(memory) - ring
+        self._memory, self._ours = memory, ours
+        self._pin = (ctypes.c_char * len(self._memory)).from_buffer(self._memory)
         self._head = self._cleaned = 0
         self._data_at = ring  # where the next command's buffers begin
         self._commands = {}  # id: (data-in buffers, bytes)
@@ -212,7 +227,8 @@ class Kernel:
     def close(self):
         with contextlib.suppress(OSError):
             self._ours.close()
-        self._uio.close()
+        if self._uio:
+            self._uio.close()
         del self._pin
         self._memory.close()
 

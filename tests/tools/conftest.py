@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs as programs, and the golden writable layer."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -55,6 +57,25 @@ def fails(tool):
         return line[:-1]
 
     return run
+
+
+@contextlib.contextmanager
+def piped(data, step):
+    """A pipe that data comes out of, step bytes at a time."""
+
+    def write():
+        with open(writer, "wb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError):
+            for at in range(0, len(data), step):
+                pipe.write(data[at : at + step])
+
+    reader, writer = os.pipe()
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        with open(reader, "rb") as pipe:
+            yield pipe
+    finally:
+        thread.join()
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 
 import filecmp
 import json
-import subprocess
 
 import pytest
 
 from overlaybd_tcmu.formats import lsmt
 
 from ..support import golden
+from .conftest import piped
 
 
 def uuids(number, letter="a"):
@@ -169,8 +169,8 @@ def test_what_comes_through_a_pipe_is_compressed(succeeds, tmp_path, algorithm, 
     # The original makes a short block of a short read, and a wrong file of that.
     source = golden.folder() / "tars" / "layer1.tar"
     options = ["--algorithm", algorithm, "--bs", size]
-    with subprocess.Popen(["dd", f"if={source}", "bs=9904", "status=none"], stdout=-1) as writer:
-        succeeds("zfile", *options, "out", stdin=writer.stdout)
+    with piped(source.read_bytes(), 9904) as pipe:
+        succeeds("zfile", *options, "out", stdin=pipe)
     assert_golden(tmp_path / "out", f"zfile-tool/layer1.tar.{algorithm}-{size}k.zfile")
 
 

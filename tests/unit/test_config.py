@@ -41,7 +41,13 @@ NESTED = {
     },
     "outageConfig": {"onOutage": "eio", "deadline": 7},
     "p2pConfig": {"enable": True, "address": "a"},
-    "exporterConfig": {"enable": True, "uriPrefix": "/u", "port": 1, "updateInterval": 2},
+    "exporterConfig": {
+        "enable": True,
+        "uriPrefix": "/u",
+        "port": 1,
+        "updateInterval": 2,
+        "address": "::",
+    },
     "enableAudit": False,
     "auditPath": "/a",
     "enableThread": True,
@@ -50,7 +56,7 @@ NESTED = {
     "registryConfig": {"hostsDir": "/h"},
     "certConfig": {"certFile": "/cf", "keyFile": "/kf"},
     "userAgent": "u",
-    "serviceConfig": {"enable": True, "address": "http://127.0.0.1:1"},
+    "serviceConfig": {"enable": True, "address": "http://10.0.0.1:1", "allowRemote": True},
 }
 
 FLAT = {
@@ -144,6 +150,23 @@ def test_every_flat_key_arrives_when_the_nested_ones_are_empty():
 
 def test_nested_keys_win_over_flat_ones():
     assert json.loads(config.show(parsed({**NESTED, **FLAT}))) == NESTED
+
+
+@pytest.mark.parametrize(
+    "section, key",
+    [
+        ({"serviceConfig": {"enable": True, "address": "tcp://x"}}, "serviceConfig.address"),
+        ({"serviceConfig": {"enable": True, "address": "http://0.0.0.0:1"}}, "allowRemote permits"),
+        ({"exporterConfig": {"enable": True, "address": ""}}, "exporterConfig.address"),
+    ],
+)
+def test_an_address_is_checked_where_it_is_used(section, key):
+    with pytest.raises(errors.ConfigError) as caught:
+        parsed(section)
+    assert key in str(caught.value)
+    (content,) = section.values()
+    content["enable"] = False
+    parsed(section)
 
 
 def test_nested_log_without_path_gives_way_to_the_flat_trio():

@@ -9,7 +9,7 @@ import pytest
 
 from overlaybd_tcmu import errors, units
 from overlaybd_tcmu.ffi import libtcmu, native
-from overlaybd_tcmu.tcmu import device
+from overlaybd_tcmu.tcmu import device, usage
 
 TIMEOUT_S = 10
 
@@ -87,6 +87,7 @@ def fronts(monkeypatch):
             made.append(self)
 
     monkeypatch.setattr(native, "Tcmu", Recorded)
+    monkeypatch.setattr(usage, "of", lambda image, tcmu: usage.NONE)
     monkeypatch.setattr(device, "RETRY_FIRST_S", 0.0)
     return made
 

@@ -2,19 +2,21 @@
 """
 Imports point one way, and names of modules are imported, not names in them.
 
-    tools   daemon
-      |       |  `----- audit
-      |     tcmu          |
-      |       |           |
-      `---- image ------ ffi   formats
-              |           |       |
-          download        |       |
-              |           |       |
-            cache --------|       |
-              |           |       |
-           registry       |       |
-              |           |       |
-              `-------- leaves ---'
+    tools   daemon ------ audit
+      |       |             |
+      |      ops            |
+      |       |             |
+      `---- tcmu            |
+              |             |
+            image -------- ffi   formats
+              |             |       |
+           download         |       |
+              |             |       |
+            cache ----------|       |
+              |             |       |
+           registry         |       |
+              |             |       |
+              `--------- leaves ----'
 
 Read top to bottom: whoever stands higher may import whoever stands lower, never the other way round
 nor sideways. Only ffi knows ctypes.
@@ -39,8 +41,9 @@ MAY_IMPORT = {
     "image": {"leaves", "formats", "ffi", "registry", "cache", "download"},
     "tcmu": {"leaves", "ffi", "image"},
     "audit": {"leaves", "ffi"},
-    "daemon": {"leaves", "audit", "ffi", "registry", "cache", "image", "tcmu"},
-    "tools": {"leaves", "formats", "ffi", "registry", "cache", "image"},
+    "ops": {"leaves", "ffi", "image", "tcmu"},
+    "daemon": {"leaves", "audit", "ffi", "registry", "cache", "image", "tcmu", "ops"},
+    "tools": {"leaves", "formats", "ffi", "registry", "cache", "image", "tcmu"},
 }
 
 

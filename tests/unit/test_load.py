@@ -15,7 +15,7 @@ def places(tmp_path, monkeypatch):
     paths = [tmp_path / name / "libobd.so" for name in ("package", "checkout", "opt")]
     for path in paths:
         path.parent.mkdir()
-    monkeypatch.setattr(load, "candidates", lambda: paths)
+    monkeypatch.setattr(load, "candidates", lambda name: paths)
     monkeypatch.delenv(load.NATIVE_VARIABLE, raising=False)
     return paths
 

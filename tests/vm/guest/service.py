@@ -3,8 +3,8 @@
 Starts, stops, kills and looks at the daemon. One at a time is "the" daemon; run() is for those that
 are to fail.
 
-It starts as systemd would start it (Type=notify): READY=1 on the notify socket is what start()
-waits for.
+It starts as systemd would start it: with the capabilities the unit leaves it, and READY=1 on the
+notify socket (Type=notify) is what start() waits for.
 """
 import json
 import os
@@ -15,6 +15,7 @@ import tempfile
 import time
 
 DAEMON = "/opt/overlaybd/bin/overlaybd-tcmu"
+UNIT = "/opt/overlaybd/overlaybd-tcmu.service"
 SHIPPED = "/etc/overlaybd/overlaybd.json"
 CONFIG = "/run/overlaybd.json"
 LOG = "/var/log/overlaybd.log"
@@ -40,7 +41,7 @@ def start(settings=None):
             ready.bind(folder + "/notify")
             ready.settimeout(0.05)
             _daemon = subprocess.Popen(
-                [DAEMON, *([_config(settings)] if settings else [])],
+                [*_confined(), DAEMON, *([_config(settings)] if settings else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -48,6 +49,14 @@ def start(settings=None):
             )
             _wait_ready(ready, started)
     return {"pid": _daemon.pid, "seconds": time.monotonic() - started}
+
+
+def _confined():
+    """What runs a program with the unit's CapabilityBoundingSet and NoNewPrivileges."""
+    with open(UNIT) as file:
+        settings = dict(line.strip().split("=", 1) for line in file if "=" in line)
+    names = settings["CapabilityBoundingSet"].lower().replace("cap_", "+").split()
+    return ["setpriv", "--bounding-set", ",".join(["-all", *names]), "--no-new-privs"]
 
 
 def _config(settings):

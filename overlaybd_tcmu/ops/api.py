@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The API: the original's live snapshot as it is, and what ours adds, under /v1. docs/api.md lists it.
+
+    any   /snapshot...?dev_id=&config=      the original's, its words and its indentation included
+    GET   /v1/health   /v1/devices   /v1/devices/NAME   /v1/log-level
+    PUT   /v1/log-level                     {"level": 0..4}
+    GET   /                                 the status page
+"""
+
+import importlib.resources
+import json
+import logging
+import time
+from typing import Any, Callable, Dict
+
+from .. import errors, log, schema
+from ..ffi import libtcmu
+from ..tcmu import handler
+from . import documents, message
+
+logger = logging.getLogger("ops.api")
+
+# What the original says; the stray back-tick is its own.
+SNAPSHOT_DONE = "Snapshot created successfully"
+SNAPSHOT_INCOMPLETE = "Missing dev_id or config in snapshot request"
+SNAPSHOT_UNKNOWN = "Image file not found"
+SNAPSHOT_FAILED = "Failed to create snapshot`"
+
+LEVEL_NAMES = ("debug", "info", "warn", "error", "fatal")
+
+LEVEL_SCHEMA = {
+    "type": "object",
+    "properties": {"level": {"type": "integer", "minimum": 0, "maximum": 4}},
+    "required": ["level"],
+    "additionalProperties": False,
+}
+
+# The page loads nothing from anywhere and talks to nobody but us.
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self';"
+    " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Api:
+    """The route of a server."""
+
+    def __init__(self, devices: handler.Handler) -> None:
+        self._devices = devices
+        self._started_at = time.monotonic()
+        self._routes: Dict[str, Callable[[message.Request], message.Answer]] = {
+            "/": self._page,
+            "/v1/health": self._health,
+            "/v1/devices": self._list,
+            "/v1/log-level": self._log_level,
+        }
+
+    def route(self, request: message.Request) -> message.Answer:
+        if request.path.startswith("/snapshot"):
+            return self._snapshot(request)
+        if request.path in self._routes:
+            return self._routes[request.path](request)
+        prefix = "/v1/devices/"
+        if request.path.startswith(prefix):
+            return self._detail(request, request.path[len(prefix) :])
+        raise message.Refusal(404, f"{request.path}: there is no such thing")
+
+    # ---- ours
+
+    def _page(self, request: message.Request) -> message.Answer:
+        message.allow(request, "GET")
+        page = importlib.resources.files(__package__).joinpath("status.html").read_bytes()
+        headers = {"Content-Security-Policy": PAGE_POLICY}
+        return message.Answer(page, kind="text/html; charset=utf-8", headers=headers)
+
+    def _health(self, request: message.Request) -> message.Answer:
+        message.allow(request, "GET")
+        return message.document(documents.health(self._devices.survey(), self._started_at))
+
+    def _list(self, request: message.Request) -> message.Answer:
+        message.allow(request, "GET")
+        devices = [documents.summary(one) for one in self._devices.survey().devices]
+        return message.document({"devices": devices})
+
+    def _detail(self, request: message.Request, name: str) -> message.Answer:
+        message.allow(request, "GET")
+        report = self._devices.report(name)
+        if not name or report is None:
+            raise message.Refusal(404, f"{name}: no device has that name or id")
+        return message.document(documents.detail(report))
+
+    def _log_level(self, request: message.Request) -> message.Answer:
+        message.allow(request, "GET", "PUT")
+        if request.method == "PUT":
+            level = _parse(request, LEVEL_SCHEMA)["level"]
+            log.set_level(level)
+            libtcmu.library().set_log_level(libtcmu.LOG_LEVELS[level])
+            logger.warning("log level set level=%d", level)
+        level = log.level()
+        return message.document({"level": level, "name": LEVEL_NAMES[level]})
+
+    # ---- the original's
+
+    def _snapshot(self, request: message.Request) -> message.Answer:
+        """The body is ignored, and nothing of an earlier request is remembered."""
+        device_id, config = request.query.get("dev_id", ""), request.query.get("config", "")
+        if not device_id or not config:
+            return _outcome(400, False, SNAPSHOT_INCOMPLETE)
+        logger.info("snapshot asked for dev_id=%s config=%s", device_id, config)
+        try:
+            self._devices.snapshot(device_id, config)
+        except LookupError:
+            return _outcome(404, False, SNAPSHOT_UNKNOWN)
+        except (errors.Error, OSError, ValueError) as error:
+            text = "snapshot failed dev_id=%s config=%s error=%s"
+            logger.error(text, device_id, config, error)
+            return _outcome(500, False, SNAPSHOT_FAILED, reason=str(error))
+        return _outcome(200, True, SNAPSHOT_DONE)
+
+
+def _outcome(status: int, success: bool, text: str, **more: str) -> message.Answer:
+    document: Dict[str, Any] = {"success": success, "message": text, **more}
+    return message.Answer(json.dumps(document, indent=8).encode(), status)
+
+
+def _parse(request: message.Request, expected: schema.Document) -> Dict[str, Any]:
+    """The body, checked."""
+    try:
+        document = schema.parse("body", request.body)
+        schema.check("body", expected, document)
+    except errors.ConfigError as error:
+        raise message.Refusal(400, str(error)) from None
+    return document

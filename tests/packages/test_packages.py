@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in the packages, that its programs run there, and what coming from the original keeps."""
+
+import configparser
+import json
+import os
+import pathlib
+import re
+import sys
+
+import pytest
+
+import overlaybd_tcmu
+from overlaybd_tcmu.ffi import load
+
+from ..support import layers
+from .conftest import ROOT, need, run
+
+pytestmark = pytest.mark.timeout(300)
+
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+PROGRAMS = re.findall(r"^(\S+) =", SETUP["options.entry_points"]["console_scripts"], re.M)
+
+
+def start(tree, program, *arguments):
+    """A program of the package, with its modules and its core, and the libraries of our venv."""
+    environment = dict(os.environ)
+    environment[load.NATIVE_VARIABLE] = str(tree / "opt/overlaybd/lib/libobd.so")
+    path = tree / "opt/overlaybd/bin" / program
+    return run(sys.executable, path, *arguments, cwd="/", env=environment)
+
+
+def test_every_program_says_its_version(tree):
+    assert PROGRAMS
+    for program in PROGRAMS:
+        assert overlaybd_tcmu.__version__ in start(tree, program, "--version")
+
+
+def test_programs_are_the_packages_own(tree):
+    code = "import sys, overlaybd_tcmu; print(overlaybd_tcmu.__file__)"
+    library = tree / "opt/overlaybd/lib/python"
+    found = run(sys.executable, "-c", code, cwd="/", env={"PYTHONPATH": str(library)}).strip()
+    assert pathlib.Path(found).is_relative_to(library)
+    sources = {path.relative_to(ROOT) for path in (ROOT / "overlaybd_tcmu").rglob("*.py")}
+    assert {path.relative_to(library) for path in library.rglob("*.py")} == sources
+
+
+def test_image_is_read_by_the_packages_core(tree, tmp_path):
+    layers.write_picture(tmp_path / "layer", "AB-C")
+    document = {"lowers": [{"file": str(tmp_path / "layer")}]}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    start(tree, "overlaybd-export", tmp_path / "config.json", tmp_path / "package.img")
+    run(
+        *(sys.executable, "-m", "overlaybd_tcmu.tools.export"),
+        *(tmp_path / "config.json", tmp_path / "checkout.img"),
+        cwd=ROOT,
+    )
+    assert (tmp_path / "package.img").read_bytes() == (tmp_path / "checkout.img").read_bytes()
+
+
+def test_unit_is_at_the_original_s_place_and_the_system_s(tree):
+    text = (ROOT / "packaging/overlaybd-tcmu.service").read_text()
+    assert (tree / "opt/overlaybd/overlaybd-tcmu.service").read_text() == text
+    system = [tree / "lib/systemd/system", tree / "usr/lib/systemd/system"]
+    assert [(path / "overlaybd-tcmu.service").exists() for path in system].count(True) == 1
+
+
+def test_every_program_has_a_page_and_a_completion(tree):
+    pages = {path.name.split(".")[0] for path in (tree / "usr/share/man").rglob("*.*")}
+    assert pages == set(PROGRAMS)
+    folder = tree / "usr/share/bash-completion/completions"
+    assert {path.name for path in folder.iterdir()} == set(PROGRAMS)
+
+
+def test_completion_offers_options(tree):
+    need("bash")
+    path = tree / "usr/share/bash-completion/completions/overlaybd-tcmu"
+    code = f'source {path}; compgen -W "$(complete -p overlaybd-tcmu | cut -d\\\' -f2)" -- --sh'
+    assert run("bash", "-c", code).split() == ["--show-config"]
+
+
+def test_man_pages_have_no_errors(tree, tmp_path):
+    need("man")
+    for page in (tree / "usr/share/man").rglob("*.*"):
+        environment = dict(os.environ, LC_ALL="C.UTF-8", MANWIDTH="80")
+        text = run("man", "--warnings", "-l", page, env=environment)
+        assert "warning" not in text
+        assert "OPTIONS" in text and "EXIT STATUS" in text
+
+
+def test_configuration_is_kept_on_upgrade(deb, rpm, tmp_path):
+    run("dpkg-deb", "-e", deb, tmp_path / "control")
+    marked = (tmp_path / "control/conffiles").read_text().split()
+    expected = ["/etc/logrotate.d/overlaybd-tcmu", "/etc/overlaybd/overlaybd.json"]
+    assert sorted(marked) == expected
+    assert sorted(run("rpm", "-qp", "--configfiles", rpm).split()) == expected
+
+
+def test_packages_replace_the_original_s(deb, rpm):
+    assert (
+        run("dpkg-deb", "-f", deb, "Conflicts", "Replaces", "Provides").split()[1::2]
+        == ["overlaybd"] * 3
+    )
+    assert "overlaybd < 99" in run("rpm", "-qp", "--obsoletes", rpm)
+    assert f"overlaybd = {overlaybd_tcmu.__version__}" in run("rpm", "-qp", "--provides", rpm)
+
+
+def test_lintian_has_nothing_to_say(deb):
+    need("lintian")
+    assert run("lintian", "--allow-root", "--fail-on", "error,warning", deb) in ("", None)
+
+
+# ---- coming from the original
+
+
+def original(folder):
+    """A package with the original's files at their places and no scripts."""
+    files = {
+        "opt/overlaybd/bin/overlaybd-tcmu": "theirs",
+        "opt/overlaybd/overlaybd-tcmu.service": "theirs",
+        "opt/overlaybd/cred.json": "theirs",
+        "opt/overlaybd/baselayers/ext4_64": "their base layer",
+        "etc/overlaybd/overlaybd.json": "theirs",
+        "DEBIAN/control": "Package: overlaybd\nVersion: 1.0.18\nArchitecture: all\n"
+        "Maintainer: nobody <a@b.c>\nDescription: the original\n",
+    }
+    for name, text in files.items():
+        path = folder / "original" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    run("dpkg-deb", "-b", folder / "original", folder / "original.deb")
+    return folder / "original.deb"
+
+
+def install(root, *packages):
+    database = root / "var/lib/dpkg"
+    for name in ("info", "updates"):
+        (database / name).mkdir(parents=True, exist_ok=True)
+    (database / "status").touch()
+    options = ["--force-depends", "--force-script-chrootless", "--force-not-root"]
+    options += ["--force-confold", "--no-triggers", "--force-bad-path"]
+    run("dpkg", f"--root={root}", *options, "--auto-deconfigure", "-i", *packages)
+
+
+def test_upgrade_from_the_original_keeps_what_is_the_operator_s(deb, tmp_path):
+    root = tmp_path / "root"
+    install(root, original(tmp_path))
+    kept = {
+        root / "etc/overlaybd/overlaybd.json": '{"ioEngine": 1}',
+        root / "opt/overlaybd/cred.json": '{"auths": {}}',
+        root / "opt/overlaybd/baselayers/ext4_64": "their base layer",
+        root / "opt/overlaybd/registry_cache/a": "cached",
+    }
+    for path, text in kept.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    install(root, deb)
+    assert {path: path.read_text() for path in kept} == kept
+    assert (root / "opt/overlaybd/cred.json").stat().st_mode & 0o077 == 0
+    assert "theirs" not in (root / "opt/overlaybd/bin/overlaybd-tcmu").read_text()
+    assert overlaybd_tcmu.__version__ in start(root, "overlaybd-tcmu", "--version")
+    assert run(
+        "dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f", "${Package} "
+    ).split() == ["overlaybd-tcmu"]
+
+
+def test_upgrade_of_ours_keeps_the_configuration(deb, tmp_path):
+    root = tmp_path / "root"
+    install(root, deb)
+    path = root / "etc/overlaybd/overlaybd.json"
+    path.write_text('{"ioEngine": 2}')
+    install(root, deb)
+    assert path.read_text() == '{"ioEngine": 2}'

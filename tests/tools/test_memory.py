@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No program needs more memory for more input, nor much of it for many threads."""
+
+import os
+import sys
+
+import pytest
+
+from overlaybd_tcmu.ffi import load
+from overlaybd_tcmu.formats import commit, lsmt, writable
+from overlaybd_tcmu.units import GiB, KiB, MiB
+
+from .conftest import ROOT
+
+LIMIT = 300 * MiB
+
+pytestmark = pytest.mark.skipif(
+    any(name in load.find_library() for name in ("asan", "tsan")),
+    reason="a sanitizer takes its own memory",
+)
+SIZE = 512 * MiB
+
+
+def peak_of(name, *arguments):
+    """Bytes of a program that ends well, at its largest."""
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.chdir(ROOT)
+        command = [sys.executable, "-m", f"overlaybd_tcmu.tools.{name}", *map(str, arguments)]
+        os.execv(sys.executable, command)
+    _, status, usage = os.wait4(pid, 0)
+    assert status == 0
+    return usage.ru_maxrss * KiB
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A writable layer of SIZE bytes of data, holes in its file, in very many segments."""
+    model = writable.Pair(SIZE)
+    sectors = SIZE // 512
+    # Forwards in pieces of 4 KiB, but swapped in pairs: nothing joins its neighbour.
+    entries = b"".join(
+        lsmt.Segment(at ^ 8, 8, lsmt.FIRST_SECTOR + at).pack() for at in range(0, sectors // 2, 8)
+    )
+    rest = b"".join(
+        lsmt.Segment(at, 8192, lsmt.FIRST_SECTOR + at).pack()
+        for at in range(sectors // 2, sectors, 8192)
+    )
+    (tmp_path / "data").write_bytes(model.data)
+    os.truncate(tmp_path / "data", lsmt.RECORD_SIZE + SIZE)
+    (tmp_path / "index").write_bytes(bytes(model.index) + entries + rest)
+    return tmp_path
+
+
+@pytest.mark.parametrize("algorithm", ["lz4", "zstd"])
+def test_commit_on_many_threads(pair, algorithm):
+    options = ["-z", "-t", "--algorithm", algorithm, "--compress_threads", 64]
+    peak = peak_of("commit", pair / "data", pair / "index", pair / "out", *options)
+    assert peak < LIMIT
+    peak = peak_of("zfile", "--verify", pair / "out")
+    assert peak < LIMIT
+
+
+def test_merging_many_segments(tmp_path):
+    layers = []
+    for number in range(4):
+        entries = (lsmt.Segment(at, 1, 8, True) for at in range(number * 8, 1 << 21, 32))
+        index = lsmt.pack_index(entries)
+        path = tmp_path / f"layer{number}"
+        path.write_bytes(commit.assemble(b"", index, lsmt.Record(0, virtual_size=GiB)))
+        layers.append(f'{{"file": "{path}"}}')
+    (tmp_path / "c.json").write_text(f'{{"lowers": [{", ".join(layers)}]}}')
+    assert peak_of("merge", tmp_path / "c.json", tmp_path / "out") < LIMIT
