@@ -14,10 +14,10 @@ import stat
 import sys
 from typing import Callable, Iterator, List, Optional, TypeVar
 
-from .. import errors
+from .. import config, errors
 from ..ffi import ext4
 from ..image import config as image_config
-from ..image import opener
+from ..image import opener, remote
 from . import background, command_line, progress
 
 PROG = "overlaybd-apply"
@@ -54,8 +54,20 @@ def opened_disk(options: argparse.Namespace) -> Iterator[ext4.Disk]:
     image = image_config.load(options.image_config)
     if not image.upper.is_used:
         raise errors.ConfigError(image.path, "upper", "there is no writable layer to apply to")
-    with opener.open_image(image) as reader:
+    with contextlib.ExitStack() as stack:
+        # Started only by a lower layer that a registry has.
+        remote_layers = remote.Remote(service_of(options), short_lived=True)
+        stack.callback(remote_layers.stop)
+        reader = stack.enter_context(opener.open_image(image, remote=remote_layers))
         yield ext4.image_disk(reader)
+
+
+def service_of(options: argparse.Namespace) -> config.ServiceConfig:
+    """The service configuration that is named; else the usual one, if it is there."""
+    path = options.service_config_path or config.DEFAULT_PATH
+    if options.service_config_path or os.path.exists(path):
+        return config.load(path)[0]
+    return config.parse(path, {})[0]
 
 
 def watched(call: Callable[[ext4.Progress], _Result], total: int) -> _Result:
@@ -134,7 +146,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     checksum = "sha256:HEX, what the uncompressed layer must have"
     parser.option("--checksum", metavar="DIGEST", default="", help=checksum)
     parser.option("--fstype", metavar="TYPE", default="ext4", help="ext4")
-    service = "accepted and not needed: nothing of it concerns applying"
+    service = f"for lower layers in a registry; {config.DEFAULT_PATH} if it exists"
     parser.option("--service_config_path", metavar="FILE", default="", help=service)
     parser.option("--gz_index_path", metavar="FILE", default="", help="not supported yet")
     parser.flag("--from_qcow2", help="not supported")

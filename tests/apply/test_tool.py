@@ -163,8 +163,12 @@ def test_image_that_another_program_writes(run, layer, config):
     assert status == 255 and "failed to open upper" in err
 
 
-def test_service_config_need_not_be_there(run, layer, config):
-    assert run("--service_config_path", "/none", "--mkfs", layer, config)[0] == 0
+def test_service_config_that_is_named_must_be_there(run, layer, config, tmp_path):
+    status, _, err = run("--service_config_path", "/none", "--mkfs", layer, config)
+    assert status == 255 and "/none" in err
+    service = tmp_path / "service.json"
+    service.write_text("{}")
+    assert run("--service_config_path", service, "--mkfs", layer, config)[0] == 0
 
 
 def test_interrupt_leaves_a_file_system_that_is_whole(tmp_path):

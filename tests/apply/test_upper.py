@@ -3,6 +3,7 @@
 
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from overlaybd_tcmu.ffi import ext4, native
 from overlaybd_tcmu.image import config as image_config
 from overlaybd_tcmu.image import opener
 from overlaybd_tcmu.units import GiB, KiB, MiB
-from tests.support import golden
+from tests.support import fault_registry, golden
 
 from . import archive, disk
 
@@ -114,6 +115,31 @@ def test_over_layers_of_the_original(tmp_path, lower):
     for name in LAYERS[:2]:
         expected.apply(tar(name))
     assert disk.differences(exported.tree(), expected.tree()) == []
+
+
+def test_over_a_layer_in_a_registry(tmp_path):
+    """What is needed of it is fetched, and what is not is not."""
+    stack = Stack(tmp_path)
+    stack.new_upper().apply(tar("layer0"), mkfs=True)
+    stack.seal()
+    blob = pathlib.Path(stack.lowers[0]).read_bytes()
+    service = tmp_path / "service.json"
+    service.write_text(json.dumps({"cacheConfig": {"cacheDir": str(tmp_path / "cache")}}))
+    with fault_registry.FaultRegistry() as registry:
+        lower = {"digest": registry.put(blob), "size": len(blob)}
+        stack.new_upper()
+        document = json.loads(stack.config.read_text())
+        document.update(repoBlobUrl=registry.repo_url(), lowers=[lower])
+        stack.config.write_text(json.dumps(document))
+        program = [sys.executable, "-m", "overlaybd_tcmu.tools.apply", tar("layer1"), stack.config]
+        subprocess.run([*program, "--service_config_path", service], check=True)
+        assert 0 < registry.bytes_sent() < len(blob)
+    document["lowers"] = [{"file": stack.lowers[0]}]
+    stack.config.write_text(json.dumps(document))
+    plain = disk.Image(tmp_path / "plain", SIZE).mkfs()
+    for name in LAYERS[:2]:
+        plain.apply(tar(name))
+    assert disk.same(stack.exported().check().path, plain.path)
 
 
 def test_over_the_base_layer_of_2021(tmp_path):
