@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import resource
 import shutil
 import statistics
 import subprocess
 import tarfile
 import tempfile
 import time
-from typing import Iterator, List
+from typing import Dict, Iterator, List, Tuple
 
 from overlaybd_tcmu.ffi import ext4, native
 from overlaybd_tcmu.units import GiB, MiB
@@ -31,6 +32,21 @@ class Apply:
     """One row; size in bytes."""
 
     archive: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """
+    Bytes of the archive a second: medians over the rounds. Ratios are taken within a round first;
+    cpu_ratio is of bytes a second of CPU time, of all that the program and tar cost.
+    """
+
+    ours: float
+    limit: float  # tar
+    ratio: float
+    cpu_ratio: float
+    ratios: List[float]
+    extra: Dict[str, float]
 
 
 class Missing(Exception):
@@ -74,8 +90,19 @@ def scratch() -> Iterator[pathlib.Path]:
     os.sync()  # what the last one left must not slow down the next
 
 
-def ours_s(archive: pathlib.Path) -> float:
-    """Seconds to apply the archive to a fresh writable layer of 64 GiB."""
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """Seconds."""
+
+    ours: float
+    ours_cpu: float
+    tar: float
+    tar_cpu: float
+    synced: float  # until what tar wrote is durable
+
+
+def ours_s(archive: pathlib.Path) -> Tuple[float, float]:
+    """Seconds, and of CPU time, to apply the archive to a fresh writable layer of 64 GiB."""
     with scratch() as folder:
         data, index = str(folder / "data"), str(folder / "index")
         native.create_upper(data, index, 64 * GiB)
@@ -83,13 +110,18 @@ def ours_s(archive: pathlib.Path) -> float:
             disk = ext4.image_disk(image)
             ext4.mkfs(disk)
             with open(archive, "rb") as file:
-                started = time.monotonic()
+                started, cpu = time.monotonic(), time.process_time()
                 ext4.apply(disk, file.fileno())
-                return time.monotonic() - started
+                return time.monotonic() - started, time.process_time() - cpu
 
 
-def theirs_s(archive: pathlib.Path) -> "tuple[float, float]":
-    """Seconds of tar, and until what it wrote is durable."""
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def theirs_s(archive: pathlib.Path) -> Tuple[float, float, float]:
+    """Seconds of tar, of its CPU time, and until what it wrote is durable."""
     with scratch() as folder:
         image, mount = folder / "image", folder / "mount"
         mount.mkdir()
@@ -100,28 +132,28 @@ def theirs_s(archive: pathlib.Path) -> "tuple[float, float]":
         subprocess.run(["mke2fs", "-t", "ext4", *options, image, "4G"], check=True)
         subprocess.run(["mount", "-o", "loop", image, mount], check=True)
         try:
-            started = time.monotonic()
+            started, cpu = time.monotonic(), _children_cpu_s()
             subprocess.run(["tar", "-xf", archive, "-C", mount], check=True)
-            unpacked = time.monotonic() - started
+            unpacked, cpu = time.monotonic() - started, _children_cpu_s() - cpu
         finally:
             subprocess.run(["umount", mount], check=True)
         subprocess.run(["sync", image], check=True)
-        return unpacked, time.monotonic() - started
+        return unpacked, cpu, time.monotonic() - started
 
 
-def run(row: Apply, pace: probe.Pace) -> probe.Outcome:
-    """Bytes of the archive a second, on both sides in turns."""
+def run(row: Apply, pace: probe.Pace) -> Outcome:
+    """Both sides in turns."""
     if os.geteuid() or not os.path.exists("/dev/loop-control") or not shutil.which("mke2fs"):
         raise Missing("mounting the kernel's ext4 needs root, loop devices and mke2fs")
     archive = prepared(row.archive)
     size = archive.stat().st_size
-    ours, theirs, synced = [], [], []
-    for _ in range(pace.rounds):
-        ours.append(size / ours_s(archive))
-        unpacked, durable = theirs_s(archive)
-        theirs.append(size / unpacked)
-        synced.append(size / durable)
-    ratios = [one / other for one, other in zip(ours, theirs)]
-    extra = {"synced": statistics.median(synced)}
-    ratio = statistics.median(ratios)
-    return probe.Outcome(statistics.median(ours), statistics.median(theirs), ratio, ratios, extra)
+    rounds = [Round(*ours_s(archive), *theirs_s(archive)) for _ in range(pace.rounds)]
+    ratios = [one.tar / one.ours for one in rounds]
+    return Outcome(
+        ours=statistics.median(size / one.ours for one in rounds),
+        limit=statistics.median(size / one.tar for one in rounds),
+        ratio=statistics.median(ratios),
+        cpu_ratio=statistics.median(one.tar_cpu / one.ours_cpu for one in rounds),
+        ratios=ratios,
+        extra={"synced": statistics.median(size / one.synced for one in rounds)},
+    )

@@ -120,7 +120,7 @@ def _applies(rows: List[Row]) -> List[str]:
     return [
         f"`overlaybd-apply` of {row['archive'] / 1e6:.0f} MB of `/usr` onto a new layer, until "
         "it is durable, beside `tar -x` onto the kernel's ext4 on a loop device: "
-        f"{ours} / {tar} MB/s **{row['ratio']:.2f}** "
+        f"{ours} / {tar} MB/s **{row['ratio']:.2f}**, of CPU time **{row['cpu_ratio']:.2f}** "
         f"({synced} MB/s until what tar wrote is durable, too)."
     ]
 
