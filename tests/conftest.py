@@ -31,6 +31,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     faulthandler.register(signal.SIGUSR1)
+    # A job in the background of a script is born deaf to it, and so would be what tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.seed is None:
         config.option.seed = secrets.randbits(32)
 
