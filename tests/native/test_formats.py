@@ -289,7 +289,6 @@ def test_damaged_block_fails_and_its_neighbours_do_not(opened, data, strerror):
 
 def test_part_that_a_short_block_lacks_is_not_made_up(opened):
     layer = opened(damaged_block(1, raw.compress(raw.LZ4, LSMT[16384:32000])))
-    assert native_test.layer_pread(layer, 100, 16384) == LSMT[16384:16484]
     with pytest.raises(OSError, match="Input/output error"):
         native_test.layer_pread(layer, 100, 32768 - 200)
 
