@@ -76,7 +76,8 @@ def ranges_from(disk, offsets):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_core_and_model_read_what_was_painted(tmp_path, rng, shape):
-    for number in range(SHAPES[shape][3]):
+    stacks = SHAPES[shape][3]
+    for number in range(stacks // 4 if engines.SANITIZED else stacks):
         paths, window, kinds = stacked(rng, tmp_path, shape)
         reads = [read_of(rng, window) for _ in range(READS)] + [(len(window.painted), 0)]
         offsets = [rng.randrange(window.size) for _ in range(20)]

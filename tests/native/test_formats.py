@@ -287,6 +287,12 @@ def test_damaged_block_fails_and_its_neighbours_do_not(opened, data, strerror):
     assert native_test.layer_pread(layer, 100, 32768) == LSMT[32768:32868]
 
 
+def test_part_that_a_short_block_lacks_is_not_made_up(opened):
+    layer = opened(damaged_block(1, raw.compress(raw.LZ4, LSMT[16384:32000])))
+    with pytest.raises(OSError, match="Input/output error"):
+        native_test.layer_pread(layer, 100, 32768 - 200)
+
+
 def test_damaged_block_within_the_index_is_told_when_opening(opened):
     last = len(LSMT) // 16384
     with pytest.raises(OSError, match="reading the LSMT trailer.*Structure needs cleaning"):

@@ -185,6 +185,7 @@ def test_zfile_records(tmp_path, data, code, match):
         (40, "Q", [INDEX_AT - 1], errno.EBADMSG, "index_crc"),
         (40, "Q", [513], errno.EIO, "8 blocks in 1 bytes"),
         (56, "Q", [BLOCKS * 4096 + 1], errno.EINVAL, "index_size: 8, but .* bytes are 9 blocks"),
+        (56, "Q", [(BLOCKS - 1) * 4096], errno.EINVAL, "index_size: 8, but .* bytes are 7 blocks"),
         (
             56,
             "Q",
