@@ -99,6 +99,8 @@ int obd_upper_pread(const struct obd_upper *upper, void *buf, size_t count, uint
 int obd_upper_write(struct obd_upper *upper, const struct obd_upper_write *writes, unsigned count);
 /** [sector, end) reads as zeros from now on and hides what is below. */
 int obd_upper_zero(struct obd_upper *upper, uint64_t sector, uint64_t end);
+/** Whether every change that is complete is on the disk already. */
+bool obd_upper_is_flushed(const struct obd_upper *upper);
 /** The disk is full: flushes, if that gives space back. true: it did. */
 bool obd_upper_reclaim(struct obd_upper *upper);
 /** Takes back what obd_upper_seal has appended: the layer is written to again. */

@@ -151,7 +151,7 @@ static int flush_now(struct obd_upper *upper, bool all_garbage)
 		__atomic_store_n(&upper->dirty, true, __ATOMIC_RELAXED);
 		return r;
 	}
-	upper->flushed = covered;
+	__atomic_store_n(&upper->flushed, covered, __ATOMIC_RELEASE);
 	punch_garbage(upper, garbage);
 	return 0;
 }
@@ -174,6 +174,14 @@ static int flush(struct obd_upper *upper, bool all_garbage)
 int obd_upper_flush(struct obd_upper *upper)
 {
 	return flush(upper, false);
+}
+
+bool obd_upper_is_flushed(const struct obd_upper *upper)
+{
+	const uint64_t changes = __atomic_load_n(&upper->changes, __ATOMIC_ACQUIRE);
+
+	return !__atomic_load_n(&upper->failed, __ATOMIC_RELAXED) &&
+	       __atomic_load_n(&upper->flushed, __ATOMIC_ACQUIRE) >= changes;
 }
 
 bool obd_upper_reclaim(struct obd_upper *upper)

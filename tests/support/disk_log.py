@@ -71,6 +71,11 @@ def fault(operation, suffix="", error=0, skip=0, repeat=False, partly=0, least=0
     arm(operation or 0, suffix.encode(), error, skip, int(repeat), partly, least)
 
 
+def delay(ms):
+    """From now on every write takes so long; others go on beside it."""
+    ctypes.CDLL(None).disk_log_delay(ms)
+
+
 # ---- around it
 
 
