@@ -14,9 +14,9 @@
 #include "upper.h"
 
 enum {
-	INLINE = 256 * 1024,	  /* bytes of one batch that the front end's thread copies itself */
-	SLOW_NS = 2 * 1000000,	  /* a write that took longer has waited for the disk */
-	AVOID_NS = 200 * 1000000, /* ... and for so long the next ones are left to threads that may */
+	INLINE = 256 * 1024,   /* bytes of one batch that the front end's thread copies itself */
+	SLOW_NS = 8 * 1000000, /* writes that took longer have waited for the disk */
+	AVOID = 10,	       /* ... and for so many times as long the next ones are left to threads that may */
 	FOUND = 16,
 	ZERO_PAGES = 32,
 	PAGE = 4096,
@@ -285,7 +285,7 @@ static int write_together(struct obd_worker *worker, const struct obd_piece *pie
 		const uint64_t now = obd_now_ns();
 
 		if (now - start > SLOW_NS)
-			__atomic_store_n(&image->avoid_until, now + AVOID_NS, __ATOMIC_RELAXED);
+			__atomic_store_n(&image->avoid_until, now + AVOID * (now - start), __ATOMIC_RELAXED);
 	}
 	return r;
 }
@@ -306,6 +306,42 @@ static int write_piece(struct obd_worker *worker, const struct obd_piece *piece)
 	return r;
 }
 
+static struct obd_piece whole(struct obd_request *request)
+{
+	return (struct obd_piece){.request = request, .count = request->count};
+}
+
+static void finish(struct obd_worker *worker, const struct obd_piece *piece, int r)
+{
+	if (r == OBD_MISSING)
+		obd_miss_park(worker, piece);
+	else if (r == -EAGAIN && !worker->may_block)
+		obd_work_blocked(worker->image, piece);
+	else
+		obd_piece_done(worker, piece, r);
+}
+
+/* Writes that were handed over as one. All but the first are finished here; the outcome of that is returned. */
+static int write_group(struct obd_worker *worker, struct obd_request *first)
+{
+	struct obd_piece pieces[OBD_UPPER_WRITES];
+	struct obd_request *request = first, *next;
+	unsigned count = 0;
+	int r;
+
+	do {
+		next = request->next;
+		request->next = NULL;
+		pieces[count++] = whole(request);
+		request = next;
+	} while (next);
+	r = write_together(worker, pieces, count);
+	/* one that is refused must not take the others along */
+	for (unsigned i = 1; i < count; i++)
+		finish(worker, &pieces[i], r ? write_piece(worker, &pieces[i]) : 0);
+	return r ? write_piece(worker, &pieces[0]) : 0;
+}
+
 int obd_change_piece(struct obd_worker *worker, const struct obd_piece *piece)
 {
 	const struct obd_request *request = piece->request;
@@ -316,7 +352,7 @@ int obd_change_piece(struct obd_worker *worker, const struct obd_piece *piece)
 	if (request->op != OBD_FLUSH && (request->offset % OBD_SECTOR || request->count % OBD_SECTOR))
 		return obd_fail(&worker->error, EINVAL, "%s: not whole sectors", doing[request->op]);
 	if (request->op == OBD_WRITE)
-		return write_piece(worker, piece);
+		return request->next ? write_group(worker, piece->request) : write_piece(worker, piece);
 	if (!worker->may_block)
 		return -EAGAIN;
 	worker->changing = piece;
@@ -348,23 +384,32 @@ static void count_change(struct obd_worker *worker, const struct obd_request *re
 	}
 }
 
-static void finish(struct obd_worker *worker, const struct obd_piece *piece, int r)
-{
-	if (r == OBD_MISSING)
-		obd_miss_park(worker, piece);
-	else if (r == -EAGAIN && !worker->may_block)
-		obd_work_blocked(worker->image, piece);
-	else
-		obd_piece_done(worker, piece, r);
-}
-
 static void serve_together(struct obd_worker *worker, const struct obd_piece *pieces, unsigned count)
 {
 	int r = write_together(worker, pieces, count);
 
-	/* one that is refused must not take the others along */
+	if (r == -EAGAIN && !worker->may_block) {
+		for (unsigned i = 1; i < count; i++)
+			pieces[i - 1].request->next = pieces[i].request;
+		obd_work_blocked(worker->image, &pieces[0]);
+		return;
+	}
 	for (unsigned i = 0; i < count; i++)
-		finish(worker, &pieces[i], r && r != -EAGAIN && count > 1 ? obd_change_piece(worker, &pieces[i]) : r);
+		finish(worker, &pieces[i], r && count > 1 ? write_piece(worker, &pieces[i]) : r);
+}
+
+/* Not even a snapshot in progress: that is a change whose flush is still to come, or has been. */
+static bool nothing_to_flush(struct obd_image *image)
+{
+	bool clean;
+
+	if (!image->writable)
+		return true;
+	if (pthread_rwlock_tryrdlock(&image->change_lock))
+		return false;
+	clean = obd_upper_is_flushed(obd_image_upper(image));
+	pthread_rwlock_unlock(&image->change_lock);
+	return clean;
 }
 
 static bool can_be_inline(const struct obd_request *request, uint64_t taken)
@@ -382,15 +427,20 @@ unsigned obd_change_submit(struct obd_image *image, struct obd_worker *worker, s
 
 	for (unsigned i = 0; i < count; i++) {
 		struct obd_request *request = batch[i];
-		const struct obd_piece piece = {.request = request, .count = request->count};
+		const struct obd_piece piece = whole(request);
 
 		if (request->op == OBD_READ) {
 			batch[reads++] = request;
 			continue;
 		}
 		request->result = 0;
+		request->next = NULL;
 		__atomic_store_n(&request->pending, 1, __ATOMIC_RELAXED);
 		count_change(worker, request);
+		if (request->op == OBD_FLUSH && nothing_to_flush(image)) {
+			obd_piece_done(worker, &piece, 0);
+			continue;
+		}
 		if (!can_be_inline(request, taken)) {
 			obd_work_blocked(image, &piece);
 			continue;

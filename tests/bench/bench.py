@@ -50,6 +50,12 @@ def lookups() -> Iterator[probe.Lookup]:
             yield probe.Lookup(segments, shape)
 
 
+def appends() -> Iterator[probe.Append]:
+    for depth in (1, 32):
+        for sync_every in (0, 32, 256):
+            yield probe.Append(depth, sync_every)
+
+
 def _row(row: Any, outcome: probe.Outcome) -> Row:
     return {**dataclasses.asdict(row), **dataclasses.asdict(outcome)}
 
@@ -59,6 +65,8 @@ def _show(row: Row) -> None:
         what = f"apply {row['archive'] // MiB} MiB, beside tar -x"
     elif "segments" in row:
         what = f"find in {row['segments']:>9,} {row['shape']}"
+    elif "sync_every" in row:
+        what = f"append 4 KiB  depth {row['depth']:<3}  synced every {row['sync_every']}"
     else:
         what = f"{row['layers']:>2} x {row['format']:<9}{row['access']:<11}"
         what += f"{row['count'] // KiB:>5} KiB  depth {row['depth']:<3}threads {row['threads']}"
@@ -83,6 +91,10 @@ def measure(pace: probe.Pace, only: str = "", with_vm: bool = False) -> Row:
             result["reads"].append(_row(read, probe.run_read(read, disk, pace)))
             _show(result["reads"][-1])
     result["applies"] = _measure_applies(pace, only)
+    for append in appends():
+        if only in repr(append):
+            result["appends"].append(_row(append, probe.run_append(append, pace)))
+            _show(result["appends"][-1])
     if with_vm:
         result["vm"] = _measure_vm()
     return result
@@ -134,6 +146,7 @@ def _circumstances(pace: probe.Pace) -> Row:
         "disk_size": pace.disk_size,
         "lookups": [],
         "reads": [],
+        "appends": [],
         "vm": [],
     }
 

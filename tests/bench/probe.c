@@ -213,7 +213,8 @@ static void read_rounds(const struct disk *disk, const struct row *row)
 static const char usage[] = "probe write DATA FOLDER FORMAT\n"
 			    "probe read DATA FOLDER FORMAT LAYERS random|sequential COUNT DEPTH HELPERS "
 			    "SECONDS ROUNDS\n"
-			    "probe lookup SEGMENTS even|ext4 SECONDS ROUNDS";
+			    "probe lookup SEGMENTS even|ext4 SECONDS ROUNDS, "
+			    "probe append FOLDER DEPTH SYNC_EVERY SECONDS ROUNDS";
 
 static unsigned number(const char *text)
 {
@@ -243,6 +244,8 @@ int main(int argc, char **argv)
 		read_rounds(&disk, &row);
 	} else if (argc == 6 && strcmp(argv[1], "lookup") == 0) {
 		lookup_rounds(number(argv[2]), argv[3], strtod(argv[4], NULL), number(argv[5]));
+	} else if (argc == 7 && strcmp(argv[1], "append") == 0) {
+		append_rounds(argv[2], number(argv[3]), number(argv[4]), strtod(argv[5], NULL), number(argv[6]));
 	} else {
 		die("%s", usage);
 	}

@@ -82,5 +82,7 @@ void driver_close(struct driver *driver);
 struct speed driver_run(struct driver *driver, struct load load, double seconds, bool check);
 
 void lookup_rounds(uint64_t segments, const char *shape, double seconds, unsigned rounds);
+/* sync_every: writes, 0 never. */
+void append_rounds(const char *folder, unsigned depth, unsigned sync_every, double seconds, unsigned rounds);
 
 #endif

@@ -64,6 +64,14 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class Append:
+    """One row: random 4 KiB writes to an append-only layer."""
+
+    depth: int
+    sync_every: int  # writes; 0: never
+
+
+@dataclass(frozen=True)
 class Outcome:
     """
     Operations a second: medians over the rounds that nobody disturbed, or over all when these are
@@ -157,6 +165,12 @@ def run_read(row: Read, disk: Disk, pace: Pace) -> Outcome:
 
 def run_lookup(row: Lookup, pace: Pace) -> Outcome:
     return _run(_cpu_was_ours, "lookup", row.segments, row.shape, pace.seconds, pace.rounds)
+
+
+def run_append(row: Append, pace: Pace) -> Outcome:
+    """Who syncs waits for the disk: the CPU says nothing then of who else was there."""
+    undisturbed = _cpu_was_ours if not row.sync_every else lambda one: True
+    return _run(undisturbed, "append", BUILD, row.depth, row.sync_every, pace.seconds, pace.rounds)
 
 
 def _cpu_was_ours(one: Round) -> bool:

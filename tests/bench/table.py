@@ -45,6 +45,13 @@ def markdown(result: Row) -> str:
     lines += _lookups(result["lookups"])
     if result.get("applies"):
         lines += ["", *_applies(result["applies"])]
+    lines += [
+        "",
+        "Random 4 KiB writes to an append-only layer, in thousand a second, beside a loop that "
+        "appends the same bytes to the same two files and syncs both as often:",
+        "",
+    ]
+    lines += _appends(result["appends"])
     if result.get("vm"):
         lines += [
             "",
@@ -123,6 +130,16 @@ def _applies(rows: List[Row]) -> List[str]:
         f"{ours} / {tar} MB/s **{row['ratio']:.2f}**, of CPU time **{row['cpu_ratio']:.2f}** "
         f"({synced} MB/s until what tar wrote is durable, too)."
     ]
+
+
+def _appends(rows: List[Row]) -> List[str]:
+    table = [_line(["depth", "synced", "ours", "bare loop", "ratio"]), "|---:|---|---:|---:|---:|"]
+    for row in rows:
+        synced = f"every {row['sync_every']} writes" if row["sync_every"] else "never"
+        ours, limit = (f"{row[key] / 1e3:.1f}" for key in ("ours", "limit"))
+        ratio = f"**{row['ratio']:.2f}**{DISTURBED if _disturbed(row) else ''}"
+        table.append(_line([str(row["depth"]), synced, ours, limit, ratio]))
+    return table
 
 
 def _vm(rows: List[Row]) -> List[str]:

@@ -18,7 +18,8 @@ def test_every_row_is_there(result):
     # A wrong byte ends the probe, and with it measure().
     assert len(result["reads"]) == len(list(bench.reads()))
     assert len(result["lookups"]) == len(list(bench.lookups()))
-    for row in result["reads"] + result["lookups"]:
+    assert len(result["appends"]) == len(list(bench.appends()))
+    for row in result["reads"] + result["lookups"] + result["appends"]:
         numbers = [row["ours"], row["limit"], row["ratio"], row["cpu_ratio"], *row["ratios"]]
         assert all(math.isfinite(number) and number > 0 for number in numbers), row
 
@@ -61,6 +62,9 @@ def test_table_shows_what_was_measured(result):
     text = table.markdown(result)
     for name in probe.FORMATS:
         assert f"| 1 × {name} |" in text and f"| {probe.LAYERS_MAX} × {name} |" in text
+    for row in result["appends"]:
+        ours, limit = row["ours"] / 1e3, row["limit"] / 1e3
+        assert f"| {ours:.1f} | {limit:.1f} | **{row['ratio']:.2f}**" in text
     row = result["reads"][0]
     cell = f"{row['ours'] / 1e3:.0f}k / {row['limit'] / 1e3:.0f}k **{row['ratio']:.2f}**"
     assert f" {cell}{table.DISTURBED} " in text  # two rounds are no median

@@ -10,6 +10,7 @@ A case is a function of this file; its assertions are the test's.
 import contextlib
 import errno
 import os
+import pathlib
 import sys
 import time
 
@@ -229,6 +230,34 @@ def opening(folder):
     disk.close()
 
 
+def compacting(folder):
+    """An index file that cannot be written anew stays in use."""
+    native_test.upper_compact(64)
+    for operation, suffix, least in (
+        (disk_log.WRITE, f".new.{os.getpid()}", 0),
+        (disk_log.WRITE, f".new.{os.getpid()}", BLOCK),
+        (disk_log.SYNC, f".new.{os.getpid()}", 0),
+        (disk_log.RENAME, f".new.{os.getpid()}", 0),
+    ):
+        place = os.path.join(folder, f"{operation}-{least}")
+        os.mkdir(place)
+        disk = Disk(place)
+        for _ in range(100):
+            disk.write("C", 2)
+        before = os.stat(disk.pair[1]).st_ino
+        disk_log.fault(operation, suffix, errno.ENOSPC, least=least)
+        disk.image.flush()
+        assert os.stat(disk.pair[1]).st_ino == before
+        assert sorted(os.listdir(place)) == ["data", "index"]
+        disk.write("D", 3)
+        disk.shows("ABCD")
+        native_test.upper_boot(operation.to_bytes(16, "big"))
+        disk.image.flush()
+        disk.reopened_shows("ABCD")
+        assert os.stat(disk.pair[1]).st_ino != before  # opening it tries again
+        disk.close()
+
+
 def sealing(folder):
     """A snapshot that cannot seal leaves the image as it was, whichever step it is."""
     refused = {}
@@ -287,6 +316,32 @@ def nothing_has_happened(disk, final):
         disk.write("B", 1)
     disk.write("C", 2)
     disk.reopened_shows("ABC")
+
+
+def disk_that_is_behind(folder):
+    """
+    A write that waits for the disk holds up the ring once; then writes are left to other threads,
+    and reads are answered meanwhile.
+    """
+    from tests.native import tcmu_device as scsi
+    from tests.native import test_scsi_write as writes
+
+    with writes.Disk(pathlib.Path(folder)) as disk:
+        assert disk.write(b"A" * 4096).status == 0
+        disk_log.delay(20)
+        assert disk.write(b"B" * 4096, 8).status == 0  # the one that waits
+        disk_log.delay(1000)
+        numbers = [
+            disk.kernel.queue(writes.write_10(16 + 8 * i, 8), data=b"C" * 4096) for i in range(40)
+        ]
+        disk.kernel.kick()
+        started = time.monotonic()
+        assert scsi.good(disk.ask(scsi.read_10(0, 8), 4096)) == b"A" * 4096
+        assert time.monotonic() - started < 0.9
+        disk_log.delay(0)
+        answers = disk.kernel.answers(len(numbers))
+        assert [answers[number].status for number in numbers] == [0] * len(numbers)
+        assert disk.read(16, 320) == b"C" * 4096 * 40
 
 
 def main(folder, case):

@@ -118,6 +118,14 @@ void disk_log_fault(int op, const char *suffix, int error, int skip, int repeat,
 	pthread_mutex_unlock(&lock);
 }
 
+static unsigned delay_ms; /* atomic */
+
+/* Every write takes so long, and holds up no other. */
+void disk_log_delay(unsigned ms)
+{
+	__atomic_store_n(&delay_ms, ms, __ATOMIC_RELAXED);
+}
+
 void disk_log_mark(const char *text)
 {
 	struct iovec iov = {(void *)(uintptr_t)text, strlen(text)};
@@ -138,6 +146,7 @@ static ssize_t write_at(int fd, const struct iovec *iov, int count, off_t offset
 		return next(fd, iov, count, offset);
 	for (int i = 0; i < count; i++)
 		total += iov[i].iov_len;
+	usleep(__atomic_load_n(&delay_ms, __ATOMIC_RELAXED) * 1000);
 	pthread_mutex_lock(&lock);
 	if (faulty(WRITE, path, total)) {
 		const int error = errno;
@@ -249,6 +258,17 @@ int fsync(int fd)
 	return sync_file(fd, "fsync");
 }
 
+/* The new name, without its folder. */
+static void put_rename(const char *to)
+{
+	const char *slash = strrchr(to, '/'), *name = slash ? slash + 1 : to;
+	struct iovec iov = {(void *)(uintptr_t)name, strlen(name)};
+	struct stat st = {0};
+
+	stat(to, &st);
+	put(RENAME, st.st_ino, 0, iov.iov_len, &iov, 1);
+}
+
 int rename(const char *from, const char *to)
 {
 	int (*next)(const char *, const char *) = real("rename");
@@ -257,7 +277,7 @@ int rename(const char *from, const char *to)
 	pthread_mutex_lock(&lock);
 	r = faulty(RENAME, from, 0) ? -1 : next(from, to);
 	if (!r)
-		put(RENAME, 0, 0, 0, NULL, 0);
+		put_rename(to);
 	pthread_mutex_unlock(&lock);
 	return r;
 }
