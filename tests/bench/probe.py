@@ -64,6 +64,13 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class Commit:
+    """One row: a layer as lz4 in blocks of 4 KiB; counted in blocks."""
+
+    commit_threads: int  # that compress; with one everything stays on one core
+
+
+@dataclass(frozen=True)
 class Outcome:
     """
     Operations a second: medians over the rounds that nobody disturbed, or over all when these are
@@ -157,6 +164,15 @@ def run_read(row: Read, disk: Disk, pace: Pace) -> Outcome:
 
 def run_lookup(row: Lookup, pace: Pace) -> Outcome:
     return _run(_cpu_was_ours, "lookup", row.segments, row.shape, pace.seconds, pace.rounds)
+
+
+def run_commit(row: Commit, disk: Disk, pace: Pace) -> Outcome:
+    undisturbed = _cpus_were_free if row.commit_threads > 1 else _limit_had_its_cpu
+    return _run(undisturbed, "commit", disk.data, disk.folder, row.commit_threads, pace.rounds)
+
+
+def _limit_had_its_cpu(one: Round) -> bool:
+    return one["limit"] > SHARE_MIN * one["limit_cpu"]
 
 
 def _cpu_was_ours(one: Round) -> bool:

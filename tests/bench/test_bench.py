@@ -18,7 +18,8 @@ def test_every_row_is_there(result):
     # A wrong byte ends the probe, and with it measure().
     assert len(result["reads"]) == len(list(bench.reads()))
     assert len(result["lookups"]) == len(list(bench.lookups()))
-    for row in result["reads"] + result["lookups"]:
+    assert len(result["commits"]) == len(list(bench.commits()))
+    for row in result["reads"] + result["lookups"] + result["commits"]:
         numbers = [row["ours"], row["limit"], row["ratio"], row["cpu_ratio"], *row["ratios"]]
         assert all(math.isfinite(number) and number > 0 for number in numbers), row
 
