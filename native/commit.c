@@ -27,9 +27,12 @@ enum {
 	SAMPLE = 64,	    /**< segments from one remembered place to the next */
 	FOUND = 512,	    /**< segments taken from a writable layer at once */
 	LAYERS_MAX = 255,
+	MOMENT_MS = 500,
+	FETCH_MOMENTS = 120, /**< a minute without any of what is wanted, and it has failed */
 };
 
 struct commit {
+	struct obd_task *task;
 	struct obd_layer *layers[LAYERS_MAX]; /**< the lowest first; the last one may be an upper's data file */
 	unsigned count;
 	struct obd_segments upper; /**< what a writable layer has */
@@ -262,6 +265,21 @@ static uint64_t measure_run(const struct commit *commit, size_t *i, uint64_t in,
 	return run < count ? run : count;
 }
 
+/** A layer that is fetched as it is read is waited for, a moment at a time, so that the task can be stopped. */
+static int read_layer(struct commit *commit, unsigned thread, struct obd_layer *layer, uint8_t *to, uint64_t count,
+		      uint64_t offset, struct obd_error *err)
+{
+	int r = 0;
+
+	for (unsigned moment = 0; moment < FETCH_MOMENTS; moment++) {
+		obd_blob_wait(layer->blob, MOMENT_MS);
+		r = obd_unwrap_pread(commit->unwraps[thread], layer, to, count, offset, err);
+		if (r != -ETIMEDOUT || !layer->blob->cache || obd_task_stopped(commit->task))
+			break;
+	}
+	return r;
+}
+
 /** sectors from place on, all of them data. */
 static int read_data(struct commit *commit, unsigned thread, uint8_t *to, uint64_t place, uint64_t sectors,
 		     struct obd_error *err)
@@ -272,8 +290,8 @@ static int read_data(struct commit *commit, unsigned thread, uint8_t *to, uint64
 	while (sectors) {
 		const uint64_t map = commit->segments->map[i];
 		const uint64_t run = measure_run(commit, &i, in, sectors);
-		int r = obd_unwrap_pread(commit->unwraps[thread], commit->layers[obd_map_layer(map)], to,
-					 run * OBD_SECTOR, (obd_map_msector(map) + in) * OBD_SECTOR, err);
+		int r = read_layer(commit, thread, commit->layers[obd_map_layer(map)], to, run * OBD_SECTOR,
+				   (obd_map_msector(map) + in) * OBD_SECTOR, err);
 
 		if (r)
 			return r;
@@ -416,6 +434,7 @@ int obd_commit(struct obd_layer **layers, uint32_t count, struct obd_upper *uppe
 
 	if (!commit)
 		return obd_fail(err, ENOMEM, "no memory to commit");
+	commit->task = task;
 	settled.threads = obd_pipeline_threads(output->threads);
 	if (!r)
 		r = take_layers(commit, layers, count, upper, err);
