@@ -84,7 +84,8 @@ tsan: build tsan-core ## those with more than one thread under ThreadSanitizer
 asan: SANITIZED = tests/apply --ignore tests/apply/test_convertor.py
 tsan: SANITIZED = tests/apply/test_input.py
 asan tsan:
-	tests/support/sanitized $@ $(PYTEST) -q tests/native tests/image $(SANITIZED)
+	tests/support/sanitized $@ $(PYTEST) -q tests/native tests/image $(SANITIZED) \
+		tests/tools/test_random_layers.py tests/tools/test_zfile.py tests/tools/test_outputs.py
 
 # ---- looking
 

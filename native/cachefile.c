@@ -117,6 +117,11 @@ int obd_blob_cached(struct obd_cachefile *file, int timeout_ms, struct obd_blob 
 	return 0;
 }
 
+void obd_blob_wait(struct obd_blob *blob, int timeout_ms)
+{
+	__atomic_store_n(&blob->deadline, obd_deadline_ns(timeout_ms), __ATOMIC_RELAXED);
+}
+
 /* ---- reading ---- */
 
 static inline bool is_complete(const struct obd_cachefile *file)

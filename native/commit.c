@@ -15,6 +15,7 @@
 #include "compress.h"
 #include "error.h"
 #include "lsmt_record.h"
+#include "pages.h"
 #include "pipeline.h"
 #include "unwrap.h"
 #include "upper.h"
@@ -26,9 +27,12 @@ enum {
 	SAMPLE = 64,	    /**< segments from one remembered place to the next */
 	FOUND = 512,	    /**< segments taken from a writable layer at once */
 	LAYERS_MAX = 255,
+	MOMENT_MS = 500,
+	FETCH_MOMENTS = 120, /**< a minute without any of what is wanted, and it has failed */
 };
 
 struct commit {
+	struct obd_task *task;
 	struct obd_layer *layers[LAYERS_MAX]; /**< the lowest first; the last one may be an upper's data file */
 	unsigned count;
 	struct obd_segments upper; /**< what a writable layer has */
@@ -261,6 +265,21 @@ static uint64_t measure_run(const struct commit *commit, size_t *i, uint64_t in,
 	return run < count ? run : count;
 }
 
+/** A layer that is fetched as it is read is waited for, a moment at a time, so that the task can be stopped. */
+static int read_layer(struct commit *commit, unsigned thread, struct obd_layer *layer, uint8_t *to, uint64_t count,
+		      uint64_t offset, struct obd_error *err)
+{
+	int r = 0;
+
+	for (unsigned moment = 0; moment < FETCH_MOMENTS; moment++) {
+		obd_blob_wait(layer->blob, MOMENT_MS);
+		r = obd_unwrap_pread(commit->unwraps[thread], layer, to, count, offset, err);
+		if (r != -ETIMEDOUT || !layer->blob->cache || obd_task_stopped(commit->task))
+			break;
+	}
+	return r;
+}
+
 /** sectors from place on, all of them data. */
 static int read_data(struct commit *commit, unsigned thread, uint8_t *to, uint64_t place, uint64_t sectors,
 		     struct obd_error *err)
@@ -271,8 +290,8 @@ static int read_data(struct commit *commit, unsigned thread, uint8_t *to, uint64
 	while (sectors) {
 		const uint64_t map = commit->segments->map[i];
 		const uint64_t run = measure_run(commit, &i, in, sectors);
-		int r = obd_unwrap_pread(commit->unwraps[thread], commit->layers[obd_map_layer(map)], to,
-					 run * OBD_SECTOR, (obd_map_msector(map) + in) * OBD_SECTOR, err);
+		int r = read_layer(commit, thread, commit->layers[obd_map_layer(map)], to, run * OBD_SECTOR,
+				   (obd_map_msector(map) + in) * OBD_SECTOR, err);
 
 		if (r)
 			return r;
@@ -331,6 +350,37 @@ static int64_t read_stream(void *opaque, unsigned thread, void *buf, size_t coun
 	return (int64_t)count;
 }
 
+/** obd_source's look: the range is data, and one run of it in a layer that is stored as it is. */
+static const uint8_t *look_at(void *opaque, size_t count, uint64_t offset, struct obd_pages **ret)
+{
+	const struct commit *commit = opaque;
+	const struct obd_layer *layer;
+	uint64_t in, at;
+	size_t i;
+
+	if (offset < OBD_LSMT_RECORD || offset + count > commit->data_end * OBD_SECTOR)
+		return NULL;
+	i = find_segment(commit, offset / OBD_SECTOR, &in);
+	layer = commit->layers[obd_map_layer(commit->segments->map[i])];
+	at = layer->base + (obd_map_msector(commit->segments->map[i]) + in) * OBD_SECTOR;
+	if (layer->zfile || !layer->blob->pages || at + count > layer->blob->pages->size ||
+	    measure_run(commit, &i, in, count / OBD_SECTOR) < count / OBD_SECTOR)
+		return NULL;
+	if (!obd_pages_ask(layer->blob->pages, at, count))
+		return NULL;
+	*ret = layer->blob->pages;
+	return layer->blob->pages->bytes + at;
+}
+
+static void forget_all(void *opaque)
+{
+	const struct commit *commit = opaque;
+
+	for (unsigned i = 0; i < commit->count; i++)
+		if (commit->layers[i]->blob->pages)
+			obd_pages_forget(commit->layers[i]->blob->pages);
+}
+
 /* ---- all of it ---- */
 
 static int start_reading(struct commit *commit, unsigned threads, struct obd_error *err)
@@ -338,8 +388,14 @@ static int start_reading(struct commit *commit, unsigned threads, struct obd_err
 	for (unsigned i = 0; i < threads; i++)
 		if (obd_unwrap_create(&commit->unwraps[i]))
 			return obd_fail(err, ENOMEM, "no memory to read with %u threads", threads);
-	for (unsigned i = 0; i < commit->count; i++)
-		posix_fadvise(commit->layers[i]->blob->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+	for (unsigned i = 0; i < commit->count; i++) {
+		const struct obd_layer *layer = commit->layers[i];
+
+		posix_fadvise(layer->blob->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+		// One that cannot be mapped is read by system calls.
+		if (!layer->zfile && !layer->blob->cache && !layer->blob->pages)
+			obd_pages_create(layer->blob->fd, layer->blob->size, &layer->blob->pages);
+	}
 	return 0;
 }
 
@@ -373,11 +429,12 @@ int obd_commit(struct obd_layer **layers, uint32_t count, struct obd_upper *uppe
 {
 	struct obd_output_options settled = *output;
 	struct commit *commit = calloc(1, sizeof(*commit));
-	struct obd_source source = {.read = read_stream, .opaque = commit};
+	struct obd_source source = {.read = read_stream, .look = look_at, .forget = forget_all, .opaque = commit};
 	int r = check_options(options, err);
 
 	if (!commit)
 		return obd_fail(err, ENOMEM, "no memory to commit");
+	commit->task = task;
 	settled.threads = obd_pipeline_threads(output->threads);
 	if (!r)
 		r = take_layers(commit, layers, count, upper, err);

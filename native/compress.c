@@ -18,6 +18,7 @@
 #include "crc32c.h"
 #include "error.h"
 #include "little_endian.h"
+#include "pages.h"
 #include "pipeline.h"
 #include "zfile.h"
 
@@ -27,7 +28,8 @@ enum {
 	ZSTD_LEVEL = 3,
 	JOB = 128 * 1024, /**< input of one job: with its output it fits the cache of a core */
 	JOB_BLOCKS = JOB / OBD_ZFILE_BLOCK_MIN,
-	LENGTHS = 256 * 1024, /**< lengths held before they go to a file */
+	FORGET = 32 * 1024 * 1024, /**< input after which its pages are given back: they count as ours */
+	LENGTHS = 256 * 1024,	   /**< lengths held before they go to a file */
 };
 
 /* ---- the lengths of the blocks ---- */
@@ -114,6 +116,7 @@ static int lengths_write(struct lengths *lengths, struct obd_output *output, str
 /** The memory of a pipeline's slot: this, the input, and room for it compressed at its worst. */
 struct job {
 	size_t count;  /**< bytes of input */
+	size_t at;     /**< of them compressed */
 	size_t stored; /**< bytes of output */
 	unsigned blocks;
 	uint32_t length[JOB_BLOCKS];
@@ -233,46 +236,112 @@ static size_t encode(const struct encoder *encoder, const uint8_t *from, size_t 
 	return ZSTD_isError(r) ? 0 : r;
 }
 
-/** The block at at, with its CRC, to to, where there is room for the longest; returns its bytes, 0 and err when it
- * fails. */
-static size_t encode_block(const struct store *store, unsigned thread, const struct job *job, uint64_t number,
-			   size_t at, uint8_t *to, struct obd_error *err)
+/** The next block, with its CRC, to to, where there is room for the longest. Bytes, or -errno. */
+static int encode_block(const struct store *store, unsigned thread, const struct job *job, const uint8_t *from,
+			uint8_t *to, struct obd_error *err)
 {
-	const size_t block_size = store->options->block_size, left = job->count - at;
-	const size_t payload = encode(&store->encoders[thread], job->input + at, left < block_size ? left : block_size,
+	const size_t block_size = store->options->block_size, left = job->count - job->at;
+	const size_t payload = encode(&store->encoders[thread], from + job->at, left < block_size ? left : block_size,
 				      to, store->bound - CRC);
 
-	if (!payload) {
-		obd_fail(err, EIO, "compressing the block at offset %llu failed",
-			 (unsigned long long)(number * JOB + at));
-		return 0;
-	}
+	if (!payload)
+		return obd_fail(err, EIO, "compressing a block of %zu bytes failed",
+				left < block_size ? left : block_size);
 	obd_put_le32(to, payload, obd_crc32c(to, payload, OBD_ZFILE_SEED));
-	return payload + CRC;
+	return (int)payload + CRC;
+}
+
+/** What is left of a job's input, which is at from. */
+typedef int encode_job(struct store *store, unsigned thread, struct job *job, const uint8_t *from,
+		       struct obd_error *err);
+
+/** To the slot, from where it is written in its turn. */
+static int encode_to_slot(struct store *store, unsigned thread, struct job *job, const uint8_t *from,
+			  struct obd_error *err)
+{
+	while (job->at < job->count) {
+		int r = encode_block(store, thread, job, from, job_output(job) + job->stored, err);
+
+		if (r < 0)
+			return r;
+		job->stored += (size_t)r;
+		job->length[job->blocks++] = (uint32_t)r;
+		job->at += store->options->block_size;
+	}
+	return 0;
+}
+
+/** To where it is written from: it is its turn. */
+static int encode_to_output(struct store *store, unsigned thread, struct job *job, const uint8_t *from,
+			    struct obd_error *err)
+{
+	int r = 0;
+
+	while (!r && job->at < job->count) {
+		uint8_t *room = obd_output_room(store->output, store->bound);
+		const int length = encode_block(store, thread, job, from, room ? room : job_output(job), err);
+
+		if (length < 0)
+			return length;
+		job->length[job->blocks++] = (uint32_t)length;
+		job->at += store->options->block_size;
+		r = room ? obd_output_advance(store->output, (size_t)length, err)
+			 : obd_output_write(store->output, job_output(job), (size_t)length, err);
+	}
+	return r;
+}
+
+/** -EFAULT when a page has gone: what was encoded before stays. */
+static int encode_in_place(struct store *store, unsigned thread, struct job *job, const uint8_t *from,
+			   const struct obd_pages *pages, encode_job *encode_rest, struct obd_error *err)
+{
+	struct obd_guard guard;
+	int r;
+
+	if (sigsetjmp(guard.back, 0))
+		return -EFAULT;
+	obd_guard_set(&guard);
+	r = encode_rest(store, thread, job, from, err);
+	obd_pages_check(pages);
+	obd_guard_set(NULL);
+	return r;
+}
+
+/**
+ * A job's input is taken from where it lies in memory, if it does: that is worth 4 % of the time. A file that was cut
+ * meanwhile is seen as shorter by the reading that follows.
+ */
+static int compress_job(struct store *store, unsigned thread, struct job *job, uint64_t number, encode_job *encode_rest,
+			struct obd_error *err)
+{
+	const struct obd_source *source = store->source;
+	struct obd_pages *pages;
+	const uint8_t *from = NULL;
+	int r = -EFAULT;
+
+	job->at = job->stored = job->blocks = 0;
+	if (source->look && source->size - number * JOB >= JOB)
+		from = source->look(source->opaque, JOB, number * JOB, &pages);
+	if (from) {
+		job->count = JOB;
+		r = encode_in_place(store, thread, job, from, pages, encode_rest, err);
+	}
+	if (r != -EFAULT)
+		return r;
+	r = copy_work(store, thread, job, number, err);
+	return r ? r : encode_rest(store, thread, job, job->input, err);
 }
 
 static int compress_work(void *opaque, unsigned thread, void *slot, uint64_t number, struct obd_error *err)
 {
-	struct store *store = opaque;
-	struct job *job = slot;
-	int r = copy_work(opaque, thread, slot, number, err);
-
-	job->blocks = 0;
-	job->stored = 0;
-	for (size_t at = 0; !r && at < job->count; at += store->options->block_size) {
-		const size_t length = encode_block(store, thread, job, number, at, job_output(job) + job->stored, err);
-
-		if (!length)
-			return -EIO;
-		job->stored += length;
-		job->length[job->blocks++] = (uint32_t)length;
-	}
-	return r;
+	return compress_job(opaque, thread, slot, number, encode_to_slot, err);
 }
 
 static int account(struct store *store, const struct job *job, struct obd_error *err)
 {
 	store->size += job->count;
+	if (store->source->forget && store->size % FORGET == 0)
+		store->source->forget(store->source->opaque);
 	obd_task_advance(store->task, job->count);
 	return lengths_append(&store->lengths, store->output, job->length, job->blocks, err);
 }
@@ -287,24 +356,13 @@ static int compress_deliver(void *opaque, void *slot, uint64_t number, struct ob
 	return r ? r : obd_output_write(store->output, job_output(job), job->stored, err);
 }
 
-/** With one thread blocks are compressed to where they are written from: 3 % of the time are saved. */
+/** With one thread nothing has to wait for its turn: 3 % of the time are saved. */
 static int compress_finish(void *opaque, void *slot, uint64_t number, struct obd_error *err)
 {
 	struct store *store = opaque;
 	struct job *job = slot;
-	int r = copy_work(opaque, 0, slot, number, err);
+	int r = compress_job(store, 0, job, number, encode_to_output, err);
 
-	job->blocks = 0;
-	for (size_t at = 0; !r && at < job->count; at += store->options->block_size) {
-		uint8_t *room = obd_output_room(store->output, store->bound);
-		const size_t length = encode_block(store, 0, job, number, at, room ? room : job_output(job), err);
-
-		if (!length)
-			return -EIO;
-		job->length[job->blocks++] = (uint32_t)length;
-		r = room ? obd_output_advance(store->output, length, err)
-			 : obd_output_write(store->output, job_output(job), length, err);
-	}
 	return r ? r : account(store, job, err);
 }
 

@@ -2,6 +2,7 @@
 #ifndef OBD_COMPRESS_H
 #define OBD_COMPRESS_H
 #include "output.h"
+#include "pages.h"
 #include "task.h"
 
 /** Where a stream that is to be written comes from. */
@@ -10,6 +11,10 @@ struct obd_source {
 			  asked */
 	/** Fills buf from offset on. Bytes, fewer than count only at the end; or -errno with err filled. */
 	int64_t (*read)(void *opaque, unsigned thread, void *buf, size_t count, uint64_t offset, struct obd_error *err);
+	/** Where the range lies in the page cache, in pages to be touched under a guard; NULL: it has to be read. */
+	const uint8_t *(*look)(void *opaque, size_t count, uint64_t offset, struct obd_pages **pages);
+	/** Gives the pages back that were looked at. look and forget may both be NULL. */
+	void (*forget)(void *opaque);
 	void *opaque;
 };
 

@@ -154,7 +154,8 @@ int obd_zfile_extract(struct obd_blob *blob, const struct obd_output_options *ou
 		return obd_fail(err, EINVAL, "algo: %u, what is extracted is written as it is", output->algo);
 	r = stored_init(&stored, blob, settled.threads, err);
 	if (!r) {
-		const struct obd_source source = {obd_unwrap_size(stored.layer), read_stored, &stored};
+		const struct obd_source source = {
+			.size = obd_unwrap_size(stored.layer), .read = read_stored, .opaque = &stored};
 
 		r = obd_store_file(&source, &settled, task, err);
 	}

@@ -508,7 +508,8 @@ static int wait_for(const struct obd_blob *blob, uint64_t offset, uint64_t count
 		if (__atomic_load_n(&blob->cancelled, __ATOMIC_RELAXED))
 			r = ECANCELED;
 		else
-			r = obd_cond_wait_until(&wake, &misses->lock, blob->deadline);
+			r = obd_cond_wait_until(&wake, &misses->lock,
+						__atomic_load_n(&blob->deadline, __ATOMIC_RELAXED));
 	}
 	for (struct obd_waiter **link = &file->waiters; !waiter.over && *link; link = &(*link)->next) {
 		if (*link != &waiter)

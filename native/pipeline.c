@@ -168,13 +168,15 @@ static void *thread_main(void *argument)
 	return NULL;
 }
 
-/** Starts threads 1 .. wanted - 1, as many as the system gives; returns how many. Signals are for the caller's. */
+/** Starts threads 1 .. wanted - 1, as many as the system gives; returns how many. Signals are for others, see pages.h.
+ */
 static unsigned start_threads(struct run *run, struct thread *threads, unsigned wanted)
 {
 	sigset_t all, before;
 	unsigned started = 1;
 
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	for (; started < wanted; started++) {
 		threads[started] = (struct thread){.run = run, .number = started};

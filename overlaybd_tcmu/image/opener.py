@@ -78,14 +78,15 @@ def open_image(
 @contextlib.contextmanager
 def open_layers(
     image_config: config.ImageConfig,
+    remote: Optional[remote_layers.Remote] = None,
 ) -> Iterator[Tuple[List[native.Layer], Optional[native.Upper]]]:
     """
-    The layers themselves, the lowest first, and the writable one over them, all to be read; they
-    must be local.
+    The layers themselves, the lowest first, and the writable one over them, all to be read.
+    Without remote, they must be local.
     """
     with contextlib.ExitStack() as stack:
         opening = stack.enter_context(
-            contextlib.closing(remote_layers.Opening(None, image_config, None))
+            contextlib.closing(remote_layers.Opening(remote, image_config))
         )
         layers = _open_lowers(image_config, False, opening)
         for layer in layers:

@@ -2,13 +2,15 @@
 """overlaybd-merge [options] image_config output: all layers of an image as one."""
 
 import argparse
+import contextlib
+import os
 import sys
 from typing import List, Optional
 
-from .. import errors
+from .. import config, errors
 from ..ffi import writing
 from ..image import config as image_config
-from ..image import opener
+from ..image import opener, remote
 from . import command_line, progress, wrapping
 
 PROG = "overlaybd-merge"
@@ -21,11 +23,21 @@ def run(options: argparse.Namespace) -> None:
     algorithm = writing.Algorithm.LZ4 if options.compress else writing.Algorithm.NONE
     output = writing.Output(options.output, replace=True, tar=options.t, algorithm=algorithm)
     image = image_config.load(options.image_config)
-    with opener.open_layers(image) as (layers, upper):
+    remote_layers = remote.Remote(service_of(options.service_config_path), short_lived=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(remote_layers.stop)
+        layers, upper = stack.enter_context(opener.open_layers(image, remote_layers))
         try:
             progress.watch(lambda task: writing.commit(layers, upper, output, task=task))
         except errors.NativeError as error:
             raise errors.Error(f"failed to compact, {error.code}: {error}") from error
+
+
+def service_of(path: str) -> config.ServiceConfig:
+    """For layers that only a registry has; the absence of the usual file is no reason to fail."""
+    if path or os.path.exists(config.DEFAULT_PATH):
+        return config.load(path or config.DEFAULT_PATH)[0]
+    return config.parse(config.DEFAULT_PATH, {})[0]
 
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
@@ -34,7 +46,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser.flag("--compress", default=True, help=compress)
     parser.flag("-t", help="in a tar")
     wrapping.add_upload(parser)
-    service = "accepted and not needed: nothing of it concerns merging"
+    service = f"for layers that are only in a registry; {config.DEFAULT_PATH} if it exists"
     parser.option("--service_config_path", metavar="FILE", default="", help=service)
     parser.flag("--verbose", help="tell more")
     parser.positional("image_config", "the image's config.v1.json")

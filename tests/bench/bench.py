@@ -56,6 +56,11 @@ def appends() -> Iterator[probe.Append]:
             yield probe.Append(depth, sync_every)
 
 
+def commits() -> Iterator[probe.Commit]:
+    for threads in (1, 2):
+        yield probe.Commit(threads)
+
+
 def _row(row: Any, outcome: probe.Outcome) -> Row:
     return {**dataclasses.asdict(row), **dataclasses.asdict(outcome)}
 
@@ -63,6 +68,8 @@ def _row(row: Any, outcome: probe.Outcome) -> Row:
 def _show(row: Row) -> None:
     if "archive" in row:
         what = f"apply {row['archive'] // MiB} MiB, beside tar -x"
+    elif "commit_threads" in row:
+        what = f"commit lz4 4 KiB  threads {row['commit_threads']}"
     elif "segments" in row:
         what = f"find in {row['segments']:>9,} {row['shape']}"
     elif "sync_every" in row:
@@ -90,6 +97,10 @@ def measure(pace: probe.Pace, only: str = "", with_vm: bool = False) -> Row:
         if only in repr(read):
             result["reads"].append(_row(read, probe.run_read(read, disk, pace)))
             _show(result["reads"][-1])
+    for commit in commits():
+        if only in repr(commit):
+            result["commits"].append(_row(commit, probe.run_commit(commit, disk, pace)))
+            _show(result["commits"][-1])
     result["applies"] = _measure_applies(pace, only)
     for append in appends():
         if only in repr(append):
@@ -147,6 +158,7 @@ def _circumstances(pace: probe.Pace) -> Row:
         "lookups": [],
         "reads": [],
         "appends": [],
+        "commits": [],
         "vm": [],
     }
 

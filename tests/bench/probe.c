@@ -213,7 +213,8 @@ static void read_rounds(const struct disk *disk, const struct row *row)
 static const char usage[] = "probe write DATA FOLDER FORMAT\n"
 			    "probe read DATA FOLDER FORMAT LAYERS random|sequential COUNT DEPTH HELPERS "
 			    "SECONDS ROUNDS\n"
-			    "probe lookup SEGMENTS even|ext4 SECONDS ROUNDS, "
+			    "probe commit DATA FOLDER THREADS ROUNDS\n"
+			    "probe lookup SEGMENTS even|ext4 SECONDS ROUNDS\n"
 			    "probe append FOLDER DEPTH SYNC_EVERY SECONDS ROUNDS";
 
 static unsigned number(const char *text)
@@ -242,6 +243,12 @@ int main(int argc, char **argv)
 		    row.helpers >= THREADS_MAX)
 			die("%s", usage);
 		read_rounds(&disk, &row);
+	} else if (argc == 6 && strcmp(argv[1], "commit") == 0) {
+		struct disk disk = disk_open(argv[2], argv[3], "plain", 1);
+
+		if (number(argv[4]) < 1 || number(argv[4]) > THREADS_MAX)
+			die("%s", usage);
+		commit_rounds(&disk, number(argv[4]), number(argv[5]));
 	} else if (argc == 6 && strcmp(argv[1], "lookup") == 0) {
 		lookup_rounds(number(argv[2]), argv[3], strtod(argv[4], NULL), number(argv[5]));
 	} else if (argc == 7 && strcmp(argv[1], "append") == 0) {

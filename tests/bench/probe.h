@@ -81,6 +81,9 @@ struct driver *driver_open(const struct disk *disk, unsigned helpers);
 void driver_close(struct driver *driver);
 struct speed driver_run(struct driver *driver, struct load load, double seconds, bool check);
 
+/* The disk's lowest layer, which must be plain, is committed; on one thread everything stays on one core. */
+void commit_rounds(const struct disk *disk, unsigned threads, unsigned rounds);
+
 void lookup_rounds(uint64_t segments, const char *shape, double seconds, unsigned rounds);
 /* sync_every: writes, 0 never. */
 void append_rounds(const char *folder, unsigned depth, unsigned sync_every, double seconds, unsigned rounds);

@@ -72,6 +72,13 @@ class Append:
 
 
 @dataclass(frozen=True)
+class Commit:
+    """One row: a layer as lz4 in blocks of 4 KiB; counted in blocks."""
+
+    commit_threads: int  # that compress; with one everything stays on one core
+
+
+@dataclass(frozen=True)
 class Outcome:
     """
     Operations a second: medians over the rounds that nobody disturbed, or over all when these are
@@ -171,6 +178,15 @@ def run_append(row: Append, pace: Pace) -> Outcome:
     """Who syncs waits for the disk: the CPU says nothing then of who else was there."""
     undisturbed = _cpu_was_ours if not row.sync_every else lambda one: True
     return _run(undisturbed, "append", BUILD, row.depth, row.sync_every, pace.seconds, pace.rounds)
+
+
+def run_commit(row: Commit, disk: Disk, pace: Pace) -> Outcome:
+    undisturbed = _cpus_were_free if row.commit_threads > 1 else _limit_had_its_cpu
+    return _run(undisturbed, "commit", disk.data, disk.folder, row.commit_threads, pace.rounds)
+
+
+def _limit_had_its_cpu(one: Round) -> bool:
+    return one["limit"] > SHARE_MIN * one["limit_cpu"]
 
 
 def _cpu_was_ours(one: Round) -> bool:

@@ -35,7 +35,7 @@ def markdown(result: Row) -> str:
         "",
     ]
     lines += _reads(result["reads"])
-    if any(_disturbed(row) for row in result["reads"]):
+    if any(_disturbed(row) for row in result["reads"] + result["commits"]):
         lines += ["", f"{DISTURBED} others had the CPUs for most of the time."]
     lines += [
         "",
@@ -43,6 +43,13 @@ def markdown(result: Row) -> str:
         "",
     ]
     lines += _lookups(result["lookups"])
+    lines += [
+        "",
+        "Committing a layer as lz4 in blocks of 4 KiB to a file that is on the disk at the end, "
+        "beside `LZ4_compress_default` on one thread, from memory to nowhere; in MB/s:",
+        "",
+    ]
+    lines += _commits(result["commits"])
     if result.get("applies"):
         lines += ["", *_applies(result["applies"])]
     lines += [
@@ -90,7 +97,7 @@ def _cell(row: Row) -> str:
 
 def _is_shared(result: Row) -> bool:
     """Every tenth round was somebody else's."""
-    rows = result["reads"] + result["lookups"]
+    rows = result["reads"] + result["lookups"] + result["commits"]
     return bool(sum(row["undisturbed"] for row in rows) < 0.9 * len(rows) * result["rounds"])
 
 
@@ -116,6 +123,15 @@ def _lookups(rows: List[Row]) -> List[str]:
                 ]
             )
         )
+    return table
+
+
+def _commits(rows: List[Row]) -> List[str]:
+    table = [_line(["cores", "ours", "limit", "ratio"]), "|---:|---:|---:|---:|"]
+    for row in rows:
+        ours, limit = (f"{row[key] * 4096 / 1e6:.0f}" for key in ("ours", "limit"))
+        ratio = f"**{row['ratio']:.2f}**{DISTURBED if _disturbed(row) else ''}"
+        table.append(_line([str(row["commit_threads"]), ours, limit, ratio]))
     return table
 
 

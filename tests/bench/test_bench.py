@@ -19,7 +19,8 @@ def test_every_row_is_there(result):
     assert len(result["reads"]) == len(list(bench.reads()))
     assert len(result["lookups"]) == len(list(bench.lookups()))
     assert len(result["appends"]) == len(list(bench.appends()))
-    for row in result["reads"] + result["lookups"] + result["appends"]:
+    assert len(result["commits"]) == len(list(bench.commits()))
+    for row in result["reads"] + result["lookups"] + result["appends"] + result["commits"]:
         numbers = [row["ours"], row["limit"], row["ratio"], row["cpu_ratio"], *row["ratios"]]
         assert all(math.isfinite(number) and number > 0 for number in numbers), row
 
