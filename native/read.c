@@ -655,7 +655,7 @@ int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
 		return read_graced(worker, piece);
 	// What fails in place is read again by system calls, which can tell why.
 	if (worker->image->in_place && is_busy(worker, piece->count) && read_guarded(worker, piece, &r) &&
-	    (!r || r == -EAGAIN))
+	    (!r || r == -EAGAIN || r == OBD_MISSING))
 		return r;
 	return read_piece(worker, piece, false);
 }
