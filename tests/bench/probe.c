@@ -44,15 +44,54 @@ static double cpu_seconds_now(void)
 	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+/* ---- memory the core asks for */
+
+static uint64_t allocations; /* atomic */
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *memory, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+	__atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+	return __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t count, size_t size)
+{
+	__atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+	return __real_calloc(count, size);
+}
+
+void *__wrap_realloc(void *memory, size_t size)
+{
+	__atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+	return __real_realloc(memory, size);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size)
+{
+	__atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+	return __real_aligned_alloc(alignment, size);
+}
+
+uint64_t allocations_so_far(void)
+{
+	return __atomic_load_n(&allocations, __ATOMIC_RELAXED);
+}
+
 struct stopwatch stopwatch_start(void)
 {
-	return (struct stopwatch){seconds_now(), cpu_seconds_now()};
+	return (struct stopwatch){seconds_now(), cpu_seconds_now(), allocations_so_far()};
 }
 
 struct speed stopwatch_speed(const struct stopwatch *since, uint64_t requests)
 {
 	return (struct speed){(double)requests / (seconds_now() - since->wall),
-			      (double)requests / (cpu_seconds_now() - since->cpu)};
+			      (double)requests / (cpu_seconds_now() - since->cpu),
+			      allocations_so_far() - since->allocations};
 }
 
 void print_speed(const char *name, struct speed speed, const char *after)
@@ -146,7 +185,10 @@ static void read_rounds(const struct disk *disk, const struct row *row)
 	struct driver *driver = driver_open(disk, row->helpers);
 	bool partial = disk->format->algo == 1 && row->load.count < disk->format->block_size;
 	struct load load = row->load;
+	struct speed ours;
 
+	if (!allocations_so_far())
+		die("nobody counts what the core allocates");
 	for (unsigned i = 0; i < threads; i++)
 		limits[i] = limit_open(disk);
 	driver_run(driver, load, row->seconds / 2, true);
@@ -159,7 +201,9 @@ static void read_rounds(const struct disk *disk, const struct row *row)
 			print_speed("limit_partial", limit_run(limits[0], load, true, row->seconds, false), ", ");
 		if (threads > 1)
 			print_speed("limit_threads", limit_run_threads(limits, threads, load, row->seconds), ", ");
-		print_speed("ours", driver_run(driver, load, row->seconds, false), "}\n");
+		ours = driver_run(driver, load, row->seconds, false);
+		print_speed("ours", ours, ", ");
+		printf("\"allocations\": %llu}\n", (unsigned long long)ours.allocations);
 	}
 	driver_close(driver);
 	for (unsigned i = 0; i < threads; i++)

@@ -38,15 +38,19 @@ struct load {
 /* Requests a second of the clock, and a second of CPU time of all threads. */
 struct speed {
 	double rate, cpu_rate;
+	uint64_t allocations; /* meanwhile; of the core only */
 };
 
-/* Both clocks at the beginning of what is measured. */
+/* The clocks at the beginning of what is measured. */
 struct stopwatch {
 	double wall, cpu;
+	uint64_t allocations;
 };
 
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 double seconds_now(void);
+/* How often the core has asked for memory; the Makefile leads its calls past this. */
+uint64_t allocations_so_far(void);
 struct stopwatch stopwatch_start(void);
 struct speed stopwatch_speed(const struct stopwatch *since, uint64_t requests);
 /* "name": rate, "name_cpu": rate */

@@ -34,7 +34,7 @@ class Pace:
 
 
 FULL = Pace(256 * MiB, 0.05, 12)
-BRIEF = Pace(8 * MiB, 0.01, 1)
+BRIEF = Pace(8 * MiB, 0.01, 2)
 
 # A round says something of the code when both sides had the CPU, or the CPUs, to themselves.
 ROUNDS_MIN = 3  # fewer than these are no median
@@ -76,6 +76,7 @@ class Outcome:
     cpu_ratio: float
     ratios: List[float]
     undisturbed: int
+    allocations: int  # of the core, in the last round
     extra: Dict[str, float]
 
 
@@ -171,15 +172,17 @@ def _run(undisturbed: Callable[[Round], bool], *arguments: object) -> Outcome:
         raise ProbeError(f"{' '.join(command)}: {done.stderr.strip()}")
     rounds = [json.loads(line) for line in done.stdout.splitlines()]
     good = [one for one in rounds if undisturbed(one)]
-    return _outcome(good if len(good) >= ROUNDS_MIN else rounds, len(good))
+    allocations = int(rounds[-1].get("allocations", 0))
+    return _outcome(good if len(good) >= ROUNDS_MIN else rounds, len(good), allocations)
 
 
-def _outcome(rounds: List[Round], undisturbed: int) -> Outcome:
+def _outcome(rounds: List[Round], undisturbed: int, allocations: int) -> Outcome:
     median = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
     ratios = [one["ours"] / one["limit"] for one in rounds]
     cpu_ratios = [one["ours_cpu"] / one["limit_cpu"] for one in rounds]
     ours, limit = median.pop("ours"), median.pop("limit")
-    extra = {key: value for key, value in median.items() if not key.endswith("_cpu")}
+    named = ("_cpu", "allocations")
+    extra = {key: value for key, value in median.items() if not key.endswith(named)}
     return Outcome(
         ours,
         limit,
@@ -187,5 +190,6 @@ def _outcome(rounds: List[Round], undisturbed: int) -> Outcome:
         statistics.median(cpu_ratios),
         ratios,
         undisturbed,
+        allocations,
         extra,
     )
