@@ -75,3 +75,17 @@ uint64_t obd_read_cut(const struct obd_image *image, uint64_t offset, uint64_t c
 	// The block begins in an earlier segment, or before this piece: nothing is won by moving.
 	return in > place.within || in >= count ? count : count - in;
 }
+
+uint64_t obd_read_head(const struct obd_image *image, uint64_t offset)
+{
+	struct place place;
+	uint64_t in;
+
+	if (image->writable)
+		return 0;
+	place = locate(image, offset);
+	if (!place.layer || !place.layer->zfile)
+		return 0;
+	in = place.at & (place.layer->zfile->block_size - 1);
+	return in && in <= place.within ? place.layer->zfile->block_size - in : 0;
+}

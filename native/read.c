@@ -610,7 +610,7 @@ static int read_piece(struct obd_worker *worker, const struct obd_piece *piece, 
 
 	worker->miss.file = NULL;
 	worker->rejected.layer = NULL;
-	walk.streaming = offset == worker->expected && obd_work_alone(worker->image);
+	walk.streaming = piece->followed || (offset == worker->expected && obd_work_alone(worker->image));
 	worker->expected = offset + piece->count;
 	out_seek(&walk, piece->request, piece->offset);
 	r = walk_range(&walk, offset, piece->count);

@@ -20,6 +20,7 @@ struct obd_piece {
 	uint64_t offset; /**< within the request, bytes */
 	uint64_t count;
 	uint64_t left; /**< monotonic ns: when it was left to a thread that may wait */
+	bool followed; /**< the same thread reads on where it ends */
 	struct obd_piece *next;
 	uint64_t since; /**< when it first had to wait for the registry, monotonic ns; 0: never */
 	const struct obd_layer *rejected_layer; /**< whose block did not decode and was fetched anew */
@@ -118,5 +119,7 @@ int obd_read_finish(struct obd_worker *worker, struct obd_slot *slot);
 void obd_read_prefetch(const struct obd_worker *worker, const struct obd_piece *piece);
 /** Where a piece that wants to end near offset + count should end, so that no ZFile block is decoded twice. */
 uint64_t obd_read_cut(const struct obd_image *image, uint64_t offset, uint64_t count);
+/** Bytes from offset to the end of a ZFile block that begins before it; 0 when none does. */
+uint64_t obd_read_head(const struct obd_image *image, uint64_t offset);
 
 #endif

@@ -90,25 +90,40 @@ static unsigned take_small(struct obd_image *image, struct claim *claim)
 	return cost;
 }
 
-static void take_bulk(struct obd_image *image, struct claim *claim)
+/* false: there is more of the request. */
+static bool take_piece(struct obd_work *work, struct claim *claim, uint64_t count)
 {
-	struct obd_work *work = &image->work;
 	struct obd_request *request = work->bulk.head;
-	uint64_t left = request->count - request->issued, count = left;
 
-	work->since_bulk = 0;
-	if (left > PIECE + PIECE / 2)
-		count = obd_read_cut(image, request->offset + request->issued, PIECE);
 	claim->pieces[claim->count++] = (struct obd_piece){
 		.request = request, .offset = request->issued, .count = count};
 	request->issued += count;
-	if (count == left) {
+	if (request->issued == request->count) {
 		requests_pop(&work->bulk);
 		queued_sub(work, 1);
-	} else {
-		/* one more piece is known to be there: whoever takes the last one still has to count down to zero */
-		__atomic_add_fetch(&request->pending, 1, __ATOMIC_RELAXED);
+		return true;
 	}
+	/* one more piece is known to be there: whoever takes the last one still has to count down to zero */
+	__atomic_add_fetch(&request->pending, 1, __ATOMIC_RELAXED);
+	return false;
+}
+
+static void take_bulk(struct obd_image *image, struct claim *claim)
+{
+	struct obd_work *work = &image->work;
+	struct obd_request *request = work->bulk.head, *next;
+	uint64_t left = request->count - request->issued, end = request->offset + request->count, head;
+
+	work->since_bulk = 0;
+	if (left > PIECE + PIECE / 2)
+		left = obd_read_cut(image, request->offset + request->issued, PIECE);
+	if (!take_piece(work, claim, left) || image->engine)
+		return;
+	/* the rest of a block that ends in the next request: two threads would decode it twice */
+	next = work->bulk.head;
+	head = next && next->offset == end && !next->issued ? obd_read_head(image, end) : 0;
+	if (head && head < next->count)
+		take_piece(work, claim, head);
 }
 
 static void take_resumed(struct obd_work *work, struct claim *claim)
@@ -214,6 +229,20 @@ static void serve_piece(struct obd_worker *worker, const struct obd_piece *piece
 		obd_piece_done(worker, piece, r);
 }
 
+static void serve_pieces(struct obd_worker *worker, struct obd_piece *pieces, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		struct obd_piece *piece = &pieces[i], *next = piece + 1;
+
+		if (i + 1 < count) {
+			piece->followed = piece->request->offset + piece->offset + piece->count ==
+					  next->request->offset + next->offset;
+			obd_read_prefetch(worker, next);
+		}
+		serve_piece(worker, piece);
+	}
+}
+
 static void serve_claim(struct obd_worker *worker, struct claim *claim)
 {
 	struct obd_image *image = worker->image;
@@ -232,11 +261,7 @@ static void serve_claim(struct obd_worker *worker, struct claim *claim)
 		claim->slot->done = 0;
 		obd_slot_run(worker, claim->slot);
 	} else {
-		for (unsigned i = 0; i < claim->count; i++) {
-			if (i + 1 < claim->count)
-				obd_read_prefetch(worker, &claim->pieces[i + 1]);
-			serve_piece(worker, &claim->pieces[i]);
-		}
+		serve_pieces(worker, claim->pieces, claim->count);
 	}
 }
 
