@@ -99,12 +99,13 @@ def _sha256(path):
 
 
 def digests(place):
-    """Path to sha256 of every file below a folder."""
+    """Path to sha256 of every regular file in a folder; a FIFO would keep its reader for ever."""
     found = {}
     for folder, _, names in os.walk(place):
         for name in names:
             path = os.path.join(folder, name)
-            found[os.path.relpath(path, place)] = _sha256(path)
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                found[os.path.relpath(path, place)] = _sha256(path)
     return found
 
 
