@@ -77,7 +77,7 @@ packages: build ## DEB and RPM: built, unpacked, their programs run
 	$(PYTEST) -q -o faulthandler_timeout=0 tests/packages
 
 vm: build ## the service on a real kernel in a virtual machine
-	$(PYTEST) -q tests/vm
+	$(PYTEST) -q -o faulthandler_timeout=0 tests/vm
 
 asan: build asan-core ## the floors that work in C, under AddressSanitizer and UBSan
 tsan: build tsan-core ## those with more than one thread under ThreadSanitizer
