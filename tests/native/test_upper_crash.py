@@ -62,8 +62,7 @@ class History:
         pending = None
         for record in log.records[:cut]:
             if record.op == disk_log.RENAME:
-                if record.data == b"config":
-                    self.configs.append(pending)
+                self.configs.append(pending)
             elif record.op == disk_log.SYNC and self.configs:
                 self.configs = self.configs[-1:]  # the folder's, or one behind it
             elif record.op == disk_log.MARK:

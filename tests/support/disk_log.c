@@ -258,17 +258,6 @@ int fsync(int fd)
 	return sync_file(fd, "fsync");
 }
 
-/* The new name, without its folder. */
-static void put_rename(const char *to)
-{
-	const char *slash = strrchr(to, '/'), *name = slash ? slash + 1 : to;
-	struct iovec iov = {(void *)(uintptr_t)name, strlen(name)};
-	struct stat st = {0};
-
-	stat(to, &st);
-	put(RENAME, st.st_ino, 0, iov.iov_len, &iov, 1);
-}
-
 int rename(const char *from, const char *to)
 {
 	int (*next)(const char *, const char *) = real("rename");
@@ -277,7 +266,7 @@ int rename(const char *from, const char *to)
 	pthread_mutex_lock(&lock);
 	r = faulty(RENAME, from, 0) ? -1 : next(from, to);
 	if (!r)
-		put_rename(to);
+		put(RENAME, 0, 0, 0, NULL, 0);
 	pthread_mutex_unlock(&lock);
 	return r;
 }

@@ -16,10 +16,10 @@ import sys
 
 from overlaybd_tcmu.ffi import native
 
-from . import disk_log, native_test
+from . import disk_log
 
 SIZE = 512 << 10
-COMPACTED = 20  # entries that are enough to write an index file anew
+BLOCK = 512
 
 
 def data_of(seed, step, count):
@@ -116,7 +116,6 @@ class Writer:
 
 
 def main(folder, seed, kind, steps, endless=""):
-    native_test.upper_compact(COMPACTED)
     writer = Writer(folder, kind)
     for step, choice in enumerate(choices(seed, int(steps), bool(endless))):
         disk_log.mark(f"begin {step}")
