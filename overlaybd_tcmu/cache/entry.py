@@ -130,6 +130,23 @@ class Entry:
             at = last = min(gap[1], end)
         return None if first is None else (max(first, offset), last - max(first, offset))
 
+    def gaps(self, offset: int, count: int) -> List[Tuple[int, int]]:
+        """
+        (offset, count) of what is missing in the range, bit by bit. What lies between two bits is
+        a unit at least: less than that is not worth a request of its own.
+        """
+        found: List[Tuple[int, int]] = []
+        at, end = offset, offset + count
+        while at < end:
+            gap = self.file.next_gap(at)
+            if gap is None or gap[0] >= end:
+                break
+            start, at = max(gap[0], offset), min(gap[1], end)
+            if found and start - sum(found[-1]) < self._unit:
+                start = found.pop()[0]
+            found.append((start, at - start))
+        return found
+
     def lend_from(self, lender: Optional[Lender]) -> None:
         """From now on this one is asked before the registry; None: nobody is."""
         with self._lending:

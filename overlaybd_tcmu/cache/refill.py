@@ -246,15 +246,13 @@ class Refill:
         offset = job.first * self._unit
         count = min(job.stop * self._unit, one.size) - offset
         one.recover(offset, count)
-        gap = one.gap(offset, count)
-        if gap is None:
-            return
-        view = buffer[: gap[1]]
-        if not one.borrow(view, gap[0]):
-            one.sources.read_into(view, gap[0], one.size)
-        trace.point("refill.fetched")
-        self._store.fill(one, view, gap[0])
-        trace.point("refill.filled")
+        for start, missing in one.gaps(offset, count):
+            view = buffer[:missing]
+            if not one.borrow(view, start):
+                one.sources.read_into(view, start, one.size)
+            trace.point("refill.fetched")
+            self._store.fill(one, view, start)
+            trace.point("refill.filled")
 
     def _done(self, job: schedule.Job) -> None:
         with self._lock:

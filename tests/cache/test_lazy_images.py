@@ -55,6 +55,15 @@ def test_64_random_readers_fetch_each_unit_once(server, lazily, disk):
     assert_each_byte_was_fetched_once(server, digest)
 
 
+def test_reading_ahead_leaves_out_what_is_there(server, lazily, disk):
+    digest = put(server, disk, "raw")
+    image = lazily.open(digest)
+    for offset in range(16 * UNIT, len(disk[0]), 16 * UNIT):
+        image.pread(512, offset)
+    lazy.read_all(image, disk[0], 4096)
+    assert_each_byte_was_fetched_once(server, digest)
+
+
 def test_poisoned_registry_is_not_asked_again(server, lazily, disk):
     digest = put(server, disk)
     lazy.read_all(lazily.open(digest), disk[0])

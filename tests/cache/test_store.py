@@ -155,6 +155,17 @@ def test_blob_in_use_can_be_removed_and_filled_again(opened):
     assert present(kept, DIGESTS[0]) == 3
 
 
+def test_what_is_missing_is_told_in_bits_of_a_unit_at_least(opened):
+    kept = opened()
+    one = kept.open(DIGESTS[0], 64 * UNIT)
+    for offset, count in ((5 * UNIT, UNIT), (9 * UNIT, UNIT // 2)):
+        kept.fill(one, memoryview(bytearray(count)), offset)
+    assert one.gaps(2 * UNIT, 10 * UNIT) == [(2 * UNIT, 3 * UNIT), (6 * UNIT, 6 * UNIT)]
+    assert one.gaps(5 * UNIT, UNIT) == []
+    assert one.gaps(9 * UNIT, UNIT) == [(9 * UNIT + UNIT // 2, UNIT // 2)]
+    kept.give_back(one)
+
+
 # ---- restart
 
 
