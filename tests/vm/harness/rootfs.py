@@ -32,10 +32,12 @@ MIRROR_ENVIRONMENT = "OVERLAYBD_VM_MIRROR"  # default: Debian's own, with its se
 KERNEL = "linux-image-cloud-amd64"
 DAEMON_PACKAGES = (
     "python3 libtcmu2 libaio1 liblz4-1 libzstd1 libssl3 libcurl4 python3-jsonschema python3-lz4 "
-    "python3-zstandard python3-cachetools python3-requests python3-urllib3"
+    "python3-zstandard python3-cachetools python3-requests python3-urllib3 "
+    "python3-prometheus-client"
 ).split()
 TEST_PACKAGES = (
-    "e2fsprogs fio kmod util-linux procps psmisc iproute2 strace sg3-utils busybox-static tar"
+    "e2fsprogs fio kmod util-linux procps psmisc iproute2 strace sg3-utils busybox-static tar "
+    "systemd"
 ).split()
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console")
 IMAGE_BYTES = 2 * 1024**3
