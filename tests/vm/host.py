@@ -17,7 +17,7 @@ from .harness import machine
 LONG = bool(os.environ.get("OVERLAYBD_VM_LONG"))
 KILLS, UPGRADES, RESTARTS, CROWD = (100, 20, 20, 200) if LONG else (4, 1, 1, 100)
 
-MEMORY_MIB = 4096  # the kernel takes 8 MiB for each device's ring
+MEMORY_MIB = 4096 if LONG else 2560  # the kernel takes 8 MiB for each device's ring
 PACKAGES = "/root/packages"
 FIRST = f"{PACKAGES}/first.deb"
 UNIT = "/opt/overlaybd/overlaybd-tcmu.service"
