@@ -59,8 +59,9 @@ KillMode=process
 
 # What takes time and helps no test.
 MASKED = (
-    "getty.target systemd-networkd.service systemd-logind.service systemd-update-utmp.service "
-    "systemd-random-seed.service systemd-journal-flush.service apt-daily.timer "
+    "containerd.service docker-registry.service getty.target systemd-networkd.service "
+    "systemd-logind.service systemd-update-utmp.service systemd-random-seed.service "
+    "systemd-journal-flush.service apt-daily.timer "
     "apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service "
     "fstrim.timer systemd-firstboot.service systemd-machine-id-commit.service"
 )
