@@ -111,7 +111,7 @@ def measure(pace: probe.Pace, only: str = "", with_vm: bool = False) -> Row:
             result["lazy"].append(dataclasses.asdict(one))
             print(lazy.show(result["lazy"][-1]), flush=True)
     if with_vm:
-        result["vm"] = _measure_vm()
+        _measure_vm(result)
     return result
 
 
@@ -128,16 +128,17 @@ def _measure_applies(pace: probe.Pace, only: str) -> List[Row]:
     return measured
 
 
-def _measure_vm() -> List[Row]:
+def _measure_vm(result: Row) -> None:
     # Here and not above: what the machine is made of is nothing to a run without one.
-    from ..vm import fio
+    from ..vm import fio, lazily
     from ..vm.harness import errors as vm_errors
 
     try:
-        return list(fio.measure_stacks()["results"])
+        result["vm"] = list(fio.measure_stacks()["results"])
+        result["lazy"].append(lazily.measure_start())
+        print(lazy.show(result["lazy"][-1]), flush=True)
     except vm_errors.VmMissing as error:
         print(f"no rows from a virtual machine: {error}", flush=True)
-        return []
 
 
 def _circumstances(pace: probe.Pace) -> Row:

@@ -179,6 +179,8 @@ def _lazily(rows: List[Row]) -> List[str]:
         elif row["what"] == "random":
             cells = ["64 random readers", "", f"{ours:,.0f} units fetched", f"{limit:,.0f} wanted"]
             cells.append(f"**{ratio:.2f}** times each")
+        elif row["what"].startswith("mount"):
+            cells = [row["what"], delay, f"{ours} requests", f"{limit} at most", f"**{ratio:.2f}**"]
         else:
             cells = [f"cached, {row['what'].partition(', ')[2]}", ""]
             cells += [f"{ours:,.0f}k/s", f"{limit:,.0f}k/s", f"**{ratio:.2f}**"]
