@@ -167,6 +167,12 @@ static int read_waiting(struct obd_worker *worker, const struct obd_layer *layer
 	return 0;
 }
 
+static inline void count_cached(struct obd_worker *worker, uint64_t count)
+{
+	obd_count(&worker->counters.cache_reads, 1);
+	obd_count(&worker->counters.cache_bytes, count);
+}
+
 /* As read_list, for a layer that is fetched as it is read. */
 static int read_cached(struct obd_worker *worker, const struct obd_layer *layer, int used, uint64_t count,
 		       uint64_t offset)
@@ -181,6 +187,8 @@ static int read_cached(struct obd_worker *worker, const struct obd_layer *layer,
 			 (unsigned long long)count, (unsigned long long)offset, strerror(-r));
 	if (r == OBD_MISSING)
 		missing(worker, layer, offset, count);
+	if (!r)
+		count_cached(worker, count);
 	return r;
 }
 
@@ -218,6 +226,9 @@ static const uint8_t *find_in_place(struct walk *walk, const struct obd_layer *l
 	if (!obd_pages_seen(pages, offset, count) && !obd_pages_ask(pages, offset, count))
 		return NULL;
 	obd_count(&walk->worker->counters.in_place, 1);
+	obd_count(&walk->worker->counters.in_place_bytes, count);
+	if (layer->blob->cache)
+		count_cached(walk->worker, count);
 	return pages->bytes + offset;
 }
 

@@ -30,7 +30,8 @@ struct obd_piece {
 /** Counters of one worker: written by it alone, read by anybody. */
 struct obd_counters {
 	uint64_t reads, read_bytes, zero_bytes, errors, inline_reads, disk_reads, disk_bytes, hits, blocked,
-		blocks_decoded, block_hits, slow_reads, writes, write_bytes, discards, flushes, in_place;
+		blocks_decoded, block_hits, slow_reads, writes, write_bytes, discards, flushes, in_place,
+		in_place_bytes, cache_reads, cache_bytes, misses;
 	struct obd_latency stages[OBD_STAGES];
 };
 
