@@ -167,12 +167,6 @@ static int read_waiting(struct obd_worker *worker, const struct obd_layer *layer
 	return 0;
 }
 
-static inline void count_cached(struct obd_worker *worker, uint64_t count)
-{
-	obd_count(&worker->counters.cache_reads, 1);
-	obd_count(&worker->counters.cache_bytes, count);
-}
-
 /* As read_list, for a layer that is fetched as it is read. */
 static int read_cached(struct obd_worker *worker, const struct obd_layer *layer, int used, uint64_t count,
 		       uint64_t offset)
@@ -188,7 +182,7 @@ static int read_cached(struct obd_worker *worker, const struct obd_layer *layer,
 	if (r == OBD_MISSING)
 		missing(worker, layer, offset, count);
 	if (!r)
-		count_cached(worker, count);
+		obd_count_disk(&worker->counters, count, true);
 	return r;
 }
 
@@ -199,10 +193,9 @@ static int read_list(struct obd_worker *worker, const struct obd_layer *layer, i
 	const struct obd_blob *blob = layer->blob;
 	ssize_t r = -1;
 
-	obd_count(&worker->counters.disk_reads, 1);
-	obd_count(&worker->counters.disk_bytes, count);
 	if (blob->cache)
 		return read_cached(worker, layer, used, count, offset);
+	obd_count_disk(&worker->counters, count, false);
 	if (blob->memory)
 		r = used == 1 ? pread(blob->fd, worker->iov[0].iov_base, (size_t)count, (off_t)offset)
 			      : preadv(blob->fd, worker->iov, used, (off_t)offset);
@@ -225,10 +218,7 @@ static const uint8_t *find_in_place(struct walk *walk, const struct obd_layer *l
 		return NULL;
 	if (!obd_pages_seen(pages, offset, count) && !obd_pages_ask(pages, offset, count))
 		return NULL;
-	obd_count(&walk->worker->counters.in_place, 1);
-	obd_count(&walk->worker->counters.in_place_bytes, count);
-	if (layer->blob->cache)
-		count_cached(walk->worker, count);
+	obd_count_in_place(&walk->worker->counters, count, layer->blob->cache);
 	return pages->bytes + offset;
 }
 
@@ -255,8 +245,7 @@ static int plan_read(struct walk *walk, const struct obd_layer *layer, uint64_t 
 	};
 	slot->used += (last - first + OBD_DIRECT_ALIGN - 1) & ~(uint64_t)(OBD_DIRECT_ALIGN - 1);
 	slot->count++;
-	obd_count(&walk->worker->counters.disk_reads, 1);
-	obd_count(&walk->worker->counters.disk_bytes, count);
+	obd_count_disk(&walk->worker->counters, count, false);
 	return 0;
 }
 

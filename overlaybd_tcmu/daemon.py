@@ -164,7 +164,7 @@ class Daemon:
             return
         from .ops import service as ops  # here: it takes 200 ms, and nobody else need wait for it
 
-        self._ops = ops.Service(self._service, self._handler)
+        self._ops = ops.Service(self._service, self._handler, self._remote)
         self._ops.start()
 
     def _serve(self, messages: pump.Pump) -> None:

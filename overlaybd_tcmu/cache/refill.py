@@ -27,7 +27,7 @@ from .. import errors
 from .. import log as rates
 from .. import trace, units
 from ..ffi import cachefile
-from . import entry, readahead, schedule, store
+from . import counters, entry, readahead, schedule, store
 
 log = logging.getLogger("cache.refill")
 
@@ -68,6 +68,7 @@ class Refill:
         self._led = False
         self._stopped = False
         self._limit = rates.RateLimit()
+        self.counters = counters.Counters()
 
     def start(self) -> None:
         with self._lock:
@@ -98,6 +99,15 @@ class Refill:
         """Fetches a range as if it had been missed, for who knows what will be read first."""
         first, stop = offset // self._unit, -(-(offset + count) // self._unit)
         self._add(one, first, stop, _Priority.READ, reader)
+
+    def want_ahead(self, one: entry.Entry, offset: int, count: int) -> bool:
+        """Fetches a range nobody waits for; False: so much of that is waiting, come again."""
+        with self._lock:
+            if not self._schedule.takes_ahead():
+                return False
+        first, stop = offset // self._unit, -(-(offset + count) // self._unit)
+        self._add(one, first, stop, _Priority.AHEAD, 0)
+        return True
 
     def forget(self, one: entry.Entry) -> None:
         """The entry has no source any more: what is not under way is dropped."""
@@ -249,7 +259,8 @@ class Refill:
         for start, missing in one.gaps(offset, count):
             view = buffer[:missing]
             if not one.borrow(view, start):
-                one.sources.read_into(view, start, one.size)
+                with self.counters.fetching(job.priority.name.lower(), one, missing):
+                    one.sources.read_into(view, start, one.size)
             trace.point("refill.fetched")
             self._store.fill(one, view, start)
             trace.point("refill.filled")
@@ -275,6 +286,7 @@ class Refill:
 
     def _failed(self, job: schedule.Job, error: errors.RegistryError) -> None:
         one = job.one
+        self.counters.failed(error.kind)
         offset = job.first * self._unit
         count = min(job.stop * self._unit, one.size) - offset
         allowed, _ = self._limit.allow(one.digest)
