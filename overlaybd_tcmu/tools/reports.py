@@ -254,9 +254,10 @@ def _pending(pending: List[Document]) -> List[str]:
 def _lazily(one: Document) -> str:
     """Of an image that is fetched as it is read."""
     counters, remote = one["counters"], one["remote"]
+    here, size = units.human_size(one["present_bytes"]), units.human_size(one["remote_bytes"])
     text = (
-        f"{units.human_size(one['present_bytes'])} of {units.human_size(one['remote_bytes'])} of its"
-        f" registry's layers are here; {counters['misses']} times a read waited for the registry."
+        f"{here} of {size} of its registry's layers are here;"
+        f" {counters['misses']} times a read waited for the registry."
     )
     if remote["waiting"]:
         text += f" {remote['waiting']} wait now."
