@@ -64,6 +64,7 @@ class Cache:
         self.prefetch = prefetch.Prefetch(self.store, self.refill)
         self.watch = outage.Watch()
         self._control: Optional[control.Server] = None
+        self._trimming: List[threading.Thread] = []
 
     def start(self) -> None:
         self.refill.start()
@@ -82,6 +83,8 @@ class Cache:
             self._control.stop()
         self.watch.stop()
         self.prefetch.stop()
+        for thread in self._trimming:
+            thread.join()
         self.refill.stop()
         self.store.close()
 
@@ -90,7 +93,10 @@ class Cache:
         self._registry.reload(service)
         if self.store.room is not None:
             self.store.room.resize(service.cache.size_gb * units.GiB)
-            self.store.trim()
+            # It may be much, and who asks has other things to do.
+            self._trimming = [one for one in self._trimming if one.is_alive()]
+            self._trimming.append(threading.Thread(target=self.store.trim, name="trim"))
+            self._trimming[-1].start()
 
     def report(self) -> counters.Report:
         """Counts what is counted, and looks at nothing else."""

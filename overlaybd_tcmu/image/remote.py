@@ -175,6 +175,7 @@ class Remote:
         self._lock = threading.Lock()
         self._cache = cache
         self._stop: Callable[[], None] = lambda: None
+        self._stopped = False
         self._downloads: "weakref.WeakSet[downloader.Downloader]" = weakref.WeakSet()
 
     @property
@@ -208,15 +209,15 @@ class Remote:
         """
         with self._lock:
             self._service = service_config
-            cache, downloads = self._cache, list(self._downloads)
-        for download in downloads:
-            download.set_rate(service_config.download.max_mbps)
-        if cache is not None:
-            cache.reload(service_config)
+            for download in self._downloads:
+                download.set_rate(service_config.download.max_mbps)
+            if self._cache is not None and not self._stopped:
+                self._cache.reload(service_config)
 
     def stop(self) -> None:
         """Every image is closed."""
         with self._lock:
+            self._stopped = True
             self._stop()
 
     def outage_policy(self, image: image_config.ImageConfig) -> outage.Policy:
