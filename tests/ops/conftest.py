@@ -27,12 +27,12 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path):
-        super().__init__("localhost", timeout=20)
+        super().__init__("localhost", timeout=60)
         self._path = path
 
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(60)
         self.sock.connect(self._path)
 
 
@@ -122,7 +122,7 @@ class Daemon:
 
     def scrape(self, path="/metrics", headers=None):
         """(status, content type, text) of the exporter."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port("metrics"), timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port("metrics"), timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", path, headers=headers or {})
             answer = connection.getresponse()
