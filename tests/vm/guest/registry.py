@@ -41,15 +41,19 @@ def up():
 
 
 def fetched():
-    """Requests for blobs so far, their bytes, and whether any byte was asked for twice."""
-    ranges = [one for digest in _digests.values() for one in _of(digest)]
-    twice = any(_overlap(_of(digest)) for digest in _digests.values())
-    return {"requests": len(ranges), "bytes": sum(count for _, count in ranges), "twice": twice}
+    """
+    Requests for blobs so far, the bytes they brought, and which were asked for twice. A single byte
+    does not count: that is how a blob is asked for its size.
+    """
+    ranges = {digest: sorted(_registry.ranges(digest)) for digest in _digests.values()}
+    brought = [[one for one in each if one[1] > 1] for each in ranges.values()]
+    return {
+        "requests": sum(map(len, ranges.values())),
+        "bytes": sum(count for each in brought for _, count in each),
+        "twice": [pair for each in brought for pair in _overlaps(each)],
+    }
 
 
-def _of(digest):
-    return sorted(_registry.ranges(digest))
-
-
-def _overlap(ranges):
-    return any(start + count > then for (start, count), (then, _) in zip(ranges, ranges[1:]))
+def _overlaps(ranges):
+    """Pairs of neighbours."""
+    return [pair for pair in zip(ranges, ranges[1:]) if sum(pair[0]) > pair[1][0]]
