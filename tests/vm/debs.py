@@ -24,7 +24,9 @@ def build() -> pathlib.Path:
     if found is None or found.stat().st_mtime < _newest_source():
         # We may have been started by make; its flags are not for this one.
         env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-        subprocess.run(["make", "-s", "deb"], cwd=ROOT, env=env, check=True, capture_output=True)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        done = subprocess.run(["make", "-s", "deb"], cwd=ROOT, env=env, **options)
+        assert done.returncode == 0, done.stdout
         found = _find()
     assert found is not None
     return found

@@ -20,6 +20,7 @@ FILE = f"{WRITABLE}/verified"
 FILE_BYTES = 8 << 20
 CYCLE_TIMEOUT_S = 240
 FEW_READS = 20
+PATIENCE = 1000  # rounds: an emulated CPU that has other things to do
 
 pytestmark = pytest.mark.timeout(600 + 30 * KILLS)
 
@@ -29,13 +30,14 @@ def loaded(host):
     """Two disks whose every read is compared, a writable one that fio verifies, a mounted tree."""
     host.call("files.remove", FOLDER)
     disks = [
-        host.call("disk.attach", number, stack.config_path)["disk"]
+        host.call("disk.attach", number, stack.config_path, rounds=PATIENCE)["disk"]
         for number, stack in enumerate((READ_ONLY, COMPRESSED), start=1)
     ]
     host.call("mounts.mount", disks[0], TREE)
     host.call("endure.start_reading", disks[0], READ_ONLY.view_path, 1)
     host.call("endure.start_reading", disks[1], COMPRESSED.view_path, 2)
-    host.written = host.call("disk.attach", 3, host.call("writable.create", FOLDER, 1))["disk"]
+    config = host.call("writable.create", FOLDER, 1)
+    host.written = host.call("disk.attach", 3, config, rounds=PATIENCE)["disk"]
     host.call("writable.mkfs", host.written)
     host.call("mounts.mount", host.written, WRITABLE, read_only=False)
     host.call("endure.start_writing", FILE, FILE_BYTES, 1)

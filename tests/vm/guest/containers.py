@@ -18,7 +18,7 @@ LOGS = pathlib.Path("/var/log/containers")
 PORT = 5000
 IMAGE = f"127.0.0.1:{PORT}/library/sample:v1"
 CACHE = "/opt/overlaybd/registry_cache"
-START_S = 60
+START_S = 180
 
 REGISTRY_CONFIG = {
     "version": 0.1,

@@ -71,7 +71,7 @@ class Snapshot:
         """Its disk, mounted at its mount point; nothing to do when it is there."""
         if os.path.ismount(self.mountpoint):
             return
-        name = disk.attach(self.number, self.config_path)["disk"]
+        name = disk.attach(self.number, self.config_path, rounds=disk.CROWD_ROUNDS)["disk"]
         with open(self.mark_path, "w") as mark:
             mark.write(f"/dev/{name}")
         mounts.mount(name, self.mountpoint, read_only)
