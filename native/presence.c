@@ -59,7 +59,7 @@ void obd_presence_clear(struct obd_presence *presence, uint64_t offset, uint64_t
 		__atomic_fetch_and(&presence->words[word], ~mask_of(word, first, stop), __ATOMIC_RELAXED);
 	/* whoever sees the new sequence sees the bits cleared; and it is out before the file changes */
 	__atomic_fetch_add(&presence->sequence, 1, __ATOMIC_RELEASE);
-	obd_presence_fence();
+	obd_presence_cleared();
 }
 
 /** Length in bytes of the run at offset whose bits, after flip, are all set. */
@@ -88,4 +88,16 @@ uint64_t obd_presence_run(const struct obd_presence *presence, uint64_t offset, 
 uint64_t obd_presence_gap(const struct obd_presence *presence, uint64_t offset, uint64_t count)
 {
 	return run(presence, offset, count, ~UINT64_C(0));
+}
+
+uint64_t obd_presence_count(const struct obd_presence *presence, uint64_t first, uint64_t stop)
+{
+	uint64_t count = 0;
+
+	for (uint64_t word = first >> WORD_SHIFT; word << WORD_SHIFT < stop; word++) {
+		const uint64_t bits = __atomic_load_n(&presence->words[word], __ATOMIC_RELAXED);
+
+		count += (unsigned)__builtin_popcountll(bits & mask_of(word, first, stop));
+	}
+	return count;
 }

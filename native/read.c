@@ -14,121 +14,11 @@
 #include "image_private.h"
 #include "miss.h"
 #include "upper.h"
-
-/* A read that finds bytes missing goes on as a probe: so all that the piece lacks is asked for at once. */
-enum walk_mode { WALK_NOW, WALK_PLAN, WALK_FINISH, WALK_PROBE };
-
-struct walk {
-	struct obd_worker *worker;
-	enum walk_mode mode;
-	const struct obd_piece *piece; /**< NULL unless reading now */
-	/* where the next byte goes; unused while planning or probing */
-	const struct iovec *iov;
-	size_t skip;
-	uint64_t done;	/**< bytes of the piece behind us */
-	bool in_place;	/**< pages may be touched */
-	bool streaming; /**< what follows the piece will be wanted next, on this thread */
-	/* planned reads */
-	struct obd_slot *slot;
-	unsigned io;
-};
+#include "walk.h"
 
 /* A plan is full; not an error, and never seen outside this file. */
 enum { PLAN_FULL = -ENOBUFS };
 enum { LONG_READ = 16 * 1024 /**< bytes that count for one read more */ };
-
-static inline uint64_t min_u64(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
-static inline bool delivers(const struct walk *walk)
-{
-	return walk->mode == WALK_NOW || walk->mode == WALK_FINISH;
-}
-
-/* ---- the output side ---- */
-
-static inline void out_seek(struct walk *walk, const struct obd_request *request, uint64_t offset)
-{
-	walk->iov = request->iov;
-	while (offset && offset >= walk->iov->iov_len) {
-		offset -= walk->iov->iov_len;
-		walk->iov++;
-	}
-	walk->skip = offset;
-}
-
-static inline void *out_pointer(const struct walk *walk)
-{
-	return (uint8_t *)walk->iov->iov_base + walk->skip;
-}
-
-static inline size_t out_room(const struct walk *walk)
-{
-	return walk->iov->iov_len - walk->skip;
-}
-
-static inline void out_advance(struct walk *walk, uint64_t count)
-{
-	walk->done += count;
-	if (!delivers(walk))
-		return;
-	while (count && count >= out_room(walk)) {
-		count -= out_room(walk);
-		walk->iov++;
-		walk->skip = 0;
-	}
-	walk->skip += count;
-}
-
-static void out_copy(struct walk *walk, const uint8_t *from, uint64_t count)
-{
-	while (count) {
-		size_t part = out_room(walk) < count ? out_room(walk) : (size_t)count;
-
-		memcpy(out_pointer(walk), from, part);
-		out_advance(walk, part);
-		from += part;
-		count -= part;
-	}
-}
-
-static void out_zero(struct walk *walk, uint64_t count)
-{
-	if (!delivers(walk)) {
-		walk->done += count;
-		return;
-	}
-	while (count) {
-		size_t part = out_room(walk) < count ? out_room(walk) : (size_t)count;
-
-		memset(out_pointer(walk), 0, part);
-		out_advance(walk, part);
-		count -= part;
-	}
-}
-
-/* The next count bytes of the output as a list in worker->iov; *covered is what fits in the list. */
-static int out_list(struct walk *walk, uint64_t count, uint64_t *covered)
-{
-	struct iovec *list = walk->worker->iov;
-	const struct iovec *iov = walk->iov;
-	size_t skip = walk->skip;
-	int used = 0;
-
-	for (*covered = 0; *covered < count && used < OBD_WORKER_IOV; iov++, skip = 0) {
-		size_t part = iov->iov_len - skip;
-
-		if (!part)
-			continue;
-		if (part > count - *covered)
-			part = (size_t)(count - *covered);
-		list[used++] = (struct iovec){(uint8_t *)iov->iov_base + skip, part};
-		*covered += part;
-	}
-	return used;
-}
 
 /* ---- the disk side ---- */
 
@@ -181,6 +71,8 @@ static int read_cached(struct obd_worker *worker, const struct obd_layer *layer,
 			 (unsigned long long)count, (unsigned long long)offset, strerror(-r));
 	if (r == OBD_MISSING)
 		missing(worker, layer, offset, count);
+	if (!r)
+		obd_count_disk(&worker->counters, count, true);
 	return r;
 }
 
@@ -191,10 +83,9 @@ static int read_list(struct obd_worker *worker, const struct obd_layer *layer, i
 	const struct obd_blob *blob = layer->blob;
 	ssize_t r = -1;
 
-	obd_count(&worker->counters.disk_reads, 1);
-	obd_count(&worker->counters.disk_bytes, count);
 	if (blob->cache)
 		return read_cached(worker, layer, used, count, offset);
+	obd_count_disk(&worker->counters, count, false);
 	if (blob->memory)
 		r = used == 1 ? pread(blob->fd, worker->iov[0].iov_base, (size_t)count, (off_t)offset)
 			      : preadv(blob->fd, worker->iov, used, (off_t)offset);
@@ -215,9 +106,11 @@ static const uint8_t *find_in_place(struct walk *walk, const struct obd_layer *l
 
 	if (!walk->in_place || !pages || offset > pages->size || count > pages->size - offset)
 		return NULL;
+	if (layer->blob->cache && !obd_cachefile_in_place(layer->blob->cache, offset, count))
+		return NULL;
 	if (!obd_pages_seen(pages, offset, count) && !obd_pages_ask(pages, offset, count))
 		return NULL;
-	obd_count(&walk->worker->counters.in_place, 1);
+	obd_count_in_place(&walk->worker->counters, count, layer->blob->cache);
 	return pages->bytes + offset;
 }
 
@@ -244,8 +137,7 @@ static int plan_read(struct walk *walk, const struct obd_layer *layer, uint64_t 
 	};
 	slot->used += (last - first + OBD_DIRECT_ALIGN - 1) & ~(uint64_t)(OBD_DIRECT_ALIGN - 1);
 	slot->count++;
-	obd_count(&walk->worker->counters.disk_reads, 1);
-	obd_count(&walk->worker->counters.disk_bytes, count);
+	obd_count_disk(&walk->worker->counters, count, false);
 	return 0;
 }
 
@@ -406,7 +298,9 @@ static bool reject_block(struct walk *walk, const struct obd_layer *layer, uint6
 	const uint64_t count = obd_zfile_at(layer->zfile, block + 1) - at;
 	char text[sizeof(worker->error.text) + 16];
 
-	if (!walk->piece || !layer->blob->cache || !obd_cachefile_reject(layer->blob->cache, layer->base + at, count))
+	/* what does not decode in place may have been evicted meanwhile: it is read again, by system calls */
+	if (walk->in_place || !walk->piece || !layer->blob->cache ||
+	    !obd_cachefile_reject(layer->blob->cache, layer->base + at, count))
 		return false;
 	if (walk->piece->rejected_layer == layer && walk->piece->rejected_block == block)
 		return false; /* it is forgotten all the same: the next read shall not find it again */
@@ -617,19 +511,38 @@ static int read_piece(struct obd_worker *worker, const struct obd_piece *piece, 
 	return walk.mode == WALK_PROBE && !r ? OBD_MISSING : r;
 }
 
+static void forget_decoded(struct obd_worker *worker)
+{
+	for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
+		worker->decoded[i].layer = NULL;
+}
+
 /* false: pages were not where they had been seen. */
 static bool read_guarded(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
 {
 	if (sigsetjmp(worker->guard.back, 0)) {
 		obd_image_forget(worker->image);
-		for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
-			worker->decoded[i].layer = NULL;
+		forget_decoded(worker);
 		return false;
 	}
 	obd_guard_set(&worker->guard);
 	*ret = read_piece(worker, piece, true);
 	obd_guard_set(NULL);
 	return true;
+}
+
+/* As read_guarded; also false when what was read may have been evicted from a cache meanwhile. */
+static bool read_in_place(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
+{
+	struct obd_misses *misses = worker->image->misses;
+	const unsigned clears = misses ? obd_misses_begin(misses) : 0;
+
+	if (!read_guarded(worker, piece, ret))
+		return false;
+	if (!misses || obd_misses_hold(misses, clears))
+		return true;
+	forget_decoded(worker);
+	return false;
 }
 
 /*
@@ -666,7 +579,7 @@ int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
 	if (worker->image->writable)
 		return read_graced(worker, piece);
 	// What fails in place is read again by system calls, which can tell why.
-	if (worker->image->in_place && is_busy(worker, piece->count) && read_guarded(worker, piece, &r) &&
+	if (worker->image->in_place && is_busy(worker, piece->count) && read_in_place(worker, piece, &r) &&
 	    (!r || r == -EAGAIN || r == OBD_MISSING))
 		return r;
 	return read_piece(worker, piece, false);

@@ -27,20 +27,24 @@ from .. import errors
 from .. import log as rates
 from .. import trace, units
 from ..ffi import cachefile
-from . import entry, readahead, schedule, store
+from . import counters, entry, readahead, schedule, store
 
 log = logging.getLogger("cache.refill")
 
 THREADS = 32
 SPARE = 2  # kept: one leads, one is there when that one has something to do
 IDLE_S = 10.0  # the others end without work
-JOB = 1 * units.MiB  # fetched with one request, at most
-LONGEST_AHEAD = 8 * units.MiB
+JOB = 2 * units.MiB  # fetched with one request, at most
+LONGEST_AHEAD = 16 * units.MiB
 PATIENCE_S = 5.0  # of who opens a layer, with a registry that fails
 TICK_MS = 5000
 
 _Kind = errors.RegistryFailure
 _Priority = schedule.Priority
+
+# What of a request's bytes is given to the readers while the others come: little to who waits, and
+# much of what is read ahead, for the kernel keeps in large pages what is written in large pieces.
+PARTS = {_Priority.READ: 64 * units.KiB, _Priority.AHEAD: 256 * units.KiB}
 
 # What is the server's fault and not the blob's: others need not ask it either.
 _OF_THE_HOST = (_Kind.CONNECT, _Kind.DNS, _Kind.TIMEOUT, _Kind.THROTTLED, _Kind.SERVER, _Kind.TLS)
@@ -68,6 +72,7 @@ class Refill:
         self._led = False
         self._stopped = False
         self._limit = rates.RateLimit()
+        self.counters = counters.Counters()
 
     def start(self) -> None:
         with self._lock:
@@ -98,6 +103,15 @@ class Refill:
         """Fetches a range as if it had been missed, for who knows what will be read first."""
         first, stop = offset // self._unit, -(-(offset + count) // self._unit)
         self._add(one, first, stop, _Priority.READ, reader)
+
+    def want_ahead(self, one: entry.Entry, offset: int, count: int) -> bool:
+        """Fetches a range nobody waits for; False: so much of that is waiting, come again."""
+        with self._lock:
+            if not self._schedule.takes_ahead():
+                return False
+        first, stop = offset // self._unit, -(-(offset + count) // self._unit)
+        self._add(one, first, stop, _Priority.AHEAD, 0)
+        return True
 
     def forget(self, one: entry.Entry) -> None:
         """The entry has no source any more: what is not under way is dropped."""
@@ -247,12 +261,28 @@ class Refill:
         count = min(job.stop * self._unit, one.size) - offset
         one.recover(offset, count)
         for start, missing in one.gaps(offset, count):
-            view = buffer[:missing]
-            if not one.borrow(view, start):
-                one.sources.read_into(view, start, one.size)
-            trace.point("refill.fetched")
-            self._store.fill(one, view, start)
-            trace.point("refill.filled")
+            self._fetch_gap(one, buffer[:missing], start, job.priority)
+
+    def _fetch_gap(
+        self, one: entry.Entry, view: memoryview, start: int, priority: schedule.Priority
+    ) -> None:
+        """Whole parts are given to the readers as soon as they have come."""
+        part, filled = PARTS[priority], 0
+
+        def fill(done: int) -> None:
+            nonlocal filled
+            usable = done if done == len(view) else done - done % part
+            if usable > filled:
+                trace.point("refill.fetched")
+                self._store.fill(one, view[filled:usable], start + filled)
+                filled = usable
+                trace.point("refill.filled")
+
+        if one.borrow(view, start):
+            fill(len(view))
+            return
+        with self.counters.fetching(priority.name.lower(), one, len(view)):
+            one.sources.read_into(view, start, one.size, fill)
 
     def _done(self, job: schedule.Job) -> None:
         with self._lock:
@@ -275,6 +305,7 @@ class Refill:
 
     def _failed(self, job: schedule.Job, error: errors.RegistryError) -> None:
         one = job.one
+        self.counters.failed(error.kind)
         offset = job.first * self._unit
         count = min(job.stop * self._unit, one.size) - offset
         allowed, _ = self._limit.allow(one.digest)

@@ -24,7 +24,7 @@ import math
 from typing import Callable, Dict, Iterator, List, Optional, TypeVar
 
 from .. import __version__, config, errors
-from . import auth, client, credentials, health, operation, resolver, retry, source, url
+from . import auth, body, client, credentials, health, operation, resolver, retry, source, url
 
 log = logging.getLogger("registry.blob")
 
@@ -53,8 +53,8 @@ class Registry:
         self._http = client.Client(
             service.user_agent or f"overlaybd/{__version__}", health.Health(clock)
         )
-        found = credentials.Credentials(service.credential, self._http)
-        authenticator = auth.Authenticator(self._http, found, clock)
+        self._credentials = credentials.Credentials(service.credential, self._http)
+        authenticator = auth.Authenticator(self._http, self._credentials, clock)
         self._shared = source.Shared(self._http, authenticator, _proxy(service.p2p))
 
     def blob(self, repo_blob_url: str, digest: str, size: int = 0) -> "RemoteBlob":
@@ -65,6 +65,10 @@ class Registry:
         hosts = self._resolver.hosts(repo_blob_url, digest)
         sources = [source.Source(host, digest, self._shared) for host in hosts]
         return RemoteBlob(sources, self._http.health, digest, size or None, self._clock)
+
+    def reload(self, service: config.ServiceConfig) -> None:
+        """Credentials come from where it says, from the next time on that they are looked for."""
+        self._credentials.reload(service.credential)
 
     def close(self) -> None:
         """When no blob is in use any more."""
@@ -109,13 +113,16 @@ class RemoteBlob:
         assert self._opened and self._size is not None, "open() comes first"
         return self._size
 
-    def pread_into(self, buffer: memoryview, offset: int) -> None:
-        """Fills the whole buffer from one range, or raises; then its content is undefined."""
+    def pread_into(self, buffer: memoryview, offset: int, progress: body.Progress = None) -> None:
+        """
+        Fills the whole buffer from one range, or raises; then its content is undefined. progress is
+        told how many of its bytes are there, and begins anew when another host has to be asked.
+        """
         self._check(offset, len(buffer))
         if len(buffer) == 0:
             return
         current = self._operation(READ_S + len(buffer) / SLOWEST)
-        self._first(lambda one: one.read_into(current, buffer, offset, self._size))
+        self._first(lambda one: one.read_into(current, buffer, offset, self._size, progress))
 
     @contextlib.contextmanager
     def stream(self, offset: int, count: int) -> Iterator[Iterator[bytes]]:

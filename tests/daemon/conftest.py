@@ -21,7 +21,7 @@ from ..support import tcmu_kernel
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 IDLE_THREADS = 3  # main, signals, events
 RING = 64 << 10  # of a device of the fake libtcmu
 

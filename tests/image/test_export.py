@@ -16,7 +16,7 @@ from overlaybd_tcmu.tools import export
 from ..support import engines, layers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 def run(*arguments, **options):

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+import time
 
 import pytest
 
@@ -13,7 +14,7 @@ from overlaybd_tcmu.ffi import native
 
 from ..daemon.conftest import fake_libtcmu, service  # noqa: F401  fixtures
 from ..native import tcmu_device as scsi
-from ..support import layers
+from ..support import fault_registry, layers
 
 CLUSTERS = 4
 IMPATIENT = (
@@ -26,12 +27,12 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path):
-        super().__init__("localhost", timeout=20)
+        super().__init__("localhost", timeout=60)
         self._path = path
 
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(60)
         self.sock.connect(self._path)
 
 
@@ -71,6 +72,23 @@ class Daemon:
         (folder / "config.v1.json").write_text(json.dumps(config))
         return folder / "config.v1.json"
 
+    def lazy_image(self, server, *streams, name="lazy", **more):
+        """The path of the config of an image whose layers are in a registry, lowest first."""
+        folder = self.folder / name
+        folder.mkdir()
+        lowers = [{"digest": server.put(one), "size": len(one)} for one in streams]
+        for number, lower in enumerate(lowers):
+            lower["dir"] = str(folder / str(number))
+            (folder / str(number)).mkdir()
+        config = {"repoBlobUrl": server.repo_url(), "lowers": lowers, **more}
+        (folder / "config.v1.json").write_text(json.dumps(config))
+        return folder / "config.v1.json"
+
+    def cache(self, **more):
+        """Settings of a cache of its own, with small units."""
+        folder = str(self.folder / "cache")
+        return {"cacheType": "file", "cacheDir": folder, "refillSize": 16384, **more}
+
     def upper(self, name, stem):
         """The two files of a new writable layer, as a config names them."""
         paths = {key: str(self.folder / name / f"{stem}.{key}") for key in ("data", "index")}
@@ -104,7 +122,7 @@ class Daemon:
 
     def scrape(self, path="/metrics", headers=None):
         """(status, content type, text) of the exporter."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port("metrics"), timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port("metrics"), timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", path, headers=headers or {})
             answer = connection.getresponse()
@@ -137,6 +155,22 @@ def flush(kernel):
     number = kernel.queue(bytes([0x35] + [0] * 9))
     kernel.kick()
     return kernel.answers(1)[number]
+
+
+def until(look):
+    """What look() says once it is true; the test's time limit ends it otherwise."""
+    while True:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def server():
+    """A registry."""
+    with fault_registry.FaultRegistry() as one:
+        yield one
 
 
 @pytest.fixture

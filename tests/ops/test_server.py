@@ -12,7 +12,7 @@ import pytest
 from overlaybd_tcmu import address
 from overlaybd_tcmu.ops import message, server
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 class Route:

@@ -256,6 +256,15 @@ class Nginx(_Server):
     def command(self):
         return [_program("nginx"), "-p", str(self.folder), "-c", str(self.folder / "nginx.conf")]
 
-    def log(self):
-        """Lines of "status method path [range] [authorization]", once they are written."""
-        return (self.folder / "access.log").read_text().splitlines()
+    def log(self, word, count):
+        """
+        Lines of "status method path [range] [authorization]" with the word. nginx writes one after
+        the last byte of its answer: they are waited for until there are as many as count.
+        """
+        for _ in range(600):
+            text = (self.folder / "access.log").read_text()
+            found = [line for line in text.splitlines() if word in line]
+            if len(found) >= count:
+                break
+            time.sleep(0.1)
+        return found

@@ -31,7 +31,7 @@ ENTRY_END = 112
 PAD, COMMAND, TMR = 0, 1, 2
 OUT_OF_ORDER, READ_LENGTH = 1, 2
 PAGE = 4096
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)

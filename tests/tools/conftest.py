@@ -15,7 +15,7 @@ from overlaybd_tcmu.formats import lsmt
 from ..support import golden
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 SECTOR = 512
 
 

@@ -11,7 +11,7 @@ from overlaybd_tcmu import errors, units
 from overlaybd_tcmu.ffi import libtcmu, native
 from overlaybd_tcmu.tcmu import device, usage
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 
 
 class FakeHandle:

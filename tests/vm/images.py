@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The golden stacks as images in the guest.
+The golden stacks as images in the guest; stand_in.py's where there is no golden data.
 
     /root/golden/...                    the layers, as unpacked
     /root/images/<stack>/config.v1.json
@@ -22,7 +22,7 @@ from typing import Any, Dict, List
 
 from tests.support import golden
 
-from . import session
+from . import session, stand_in
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = "/root/golden"
@@ -35,6 +35,11 @@ NAMES = (
     "c-lz4-64k",
     "c-zstd-64k",
 )
+
+
+def source() -> pathlib.Path:
+    """The folder with layers, configurations, manifests and digests."""
+    return golden.find() or stand_in.folder()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Stack:
 
     @functools.cached_property
     def manifest(self) -> List[str]:
-        text = (golden.folder() / "manifests" / f"{self.view}.tsv").read_text()
+        text = (source() / "manifests" / f"{self.view}.tsv").read_text()
         return text.splitlines()
 
     @functools.cached_property
@@ -81,7 +86,7 @@ class Stack:
     @property
     def sha256(self) -> str:
         """Of the whole disk."""
-        hashes = json.loads((golden.folder() / "hashes.json").read_text())
+        hashes = json.loads((source() / "hashes.json").read_text())
         return str(hashes["views"][" + ".join(self.lowers)]["sha256"])
 
     def config(self, place: str) -> Dict[str, Any]:
@@ -89,7 +94,7 @@ class Stack:
         return json.loads(json.dumps(self._config()).replace("@GOLDEN@", place))
 
     def _config(self) -> Dict[str, Any]:
-        return json.loads((golden.folder() / "configs" / f"{self.name}.json").read_text())
+        return json.loads((source() / "configs" / f"{self.name}.json").read_text())
 
 
 STACKS = {name: Stack(name) for name in NAMES}
@@ -99,7 +104,7 @@ def put(guest: session.Guest) -> None:
     """Layers, configurations and views."""
     with tempfile.TemporaryDirectory(prefix="overlaybd-images-") as name:
         folder = pathlib.Path(name)
-        (folder / "golden").symlink_to(golden.folder())
+        (folder / "golden").symlink_to(source())
         for stack in STACKS.values():
             _put_config(folder / "images", stack)
         (folder / "views").mkdir()
@@ -117,7 +122,7 @@ def _put_config(images: pathlib.Path, stack: Stack) -> None:
 
 def _make_view(path: pathlib.Path, stack: Stack) -> None:
     config = path.with_suffix(".json")
-    config.write_text(json.dumps(stack.config(str(golden.folder()))))
+    config.write_text(json.dumps(stack.config(str(source()))))
     command = [sys.executable, "-m", "overlaybd_tcmu.tools.export", "--sha256"]
     said = subprocess.run(
         [*command, str(config), str(path)],

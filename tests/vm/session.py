@@ -16,7 +16,7 @@ from typing import Any, Dict, Optional
 from . import payload
 from .harness import machine
 
-CALL_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 180.0
 
 
 class GuestError(Exception):

@@ -21,8 +21,8 @@ CONFIG = "/run/overlaybd.json"
 LOG = "/var/log/overlaybd.log"
 AUDIT = "/var/log/overlaybd-audit.log"
 OUTPUT = "/var/log/overlaybd-output.log"
-READY_TIMEOUT_S = 20
-STOP_TIMEOUT_S = 20
+READY_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
 
 _daemon = None
 

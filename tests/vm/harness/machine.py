@@ -25,7 +25,7 @@ from . import acceleration, connection, errors, initrd, protocol, rootfs
 QEMU = "qemu-system-x86_64"
 BOOT_TIMEOUT_S = 90.0
 KVM_TRIAL_S = 15.0
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 60.0
 CONSOLE_TAIL_BYTES = 6000
 KERNEL_ARGUMENTS = "console=ttyS0 panic=-1 quiet mitigations=off"
 
