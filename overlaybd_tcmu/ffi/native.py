@@ -325,8 +325,8 @@ class Image(handle.Handle):
 
     def forget(self) -> None:
         """
-        Unmaps what reads have mapped of the page cache, which counts as memory of this process: else
-        that happens within seconds, and whoever reads fast has many GiB by then.
+        Unmaps what reads have mapped of the page cache, which counts as memory of this process. It
+        happens within seconds anyway; whoever reads fast has many GiB by then.
         """
         core.library().image_forget(self.address)
 
