@@ -171,7 +171,7 @@ def test_hard_links_stay_inside(image, outside, target):
 # ---- cut off
 
 
-# Something of everything, each with the bytes it needs: the last block of data need not be filled up.
+# Entries of all kinds, with the bytes each needs: the last block of data need not be filled up.
 LONG = archive.pax({b"path": b"d/" + b"n" * 150, b"SCHILY.xattr.user.a": b"v" * 300})
 ENTRIES = [
     (archive.directory(b"d/"), 512),
