@@ -18,7 +18,7 @@ from overlaybd_tcmu.formats import writable, zfile
 from overlaybd_tcmu.tools import commit
 from overlaybd_tcmu.units import MiB
 
-from ..support import codecs, nth_call
+from ..support import codecs, engines, nth_call
 from .conftest import ROOT
 
 DATA = random.Random(3).randbytes(5 * MiB)
@@ -166,6 +166,7 @@ def test_kill_at_any_call_of_creating_leaves_no_half_layer(tool, folder, options
     assert kill_at_each_call(run, check) >= 3
 
 
+@pytest.mark.skipif(engines.SANITIZED, reason="a minute of programs that start")
 @pytest.mark.parametrize("options", [[], ["-s"], ["--raw"]])
 def test_kill_while_a_file_system_is_made_leaves_none_or_all_of_it(tool, folder, options):
     """Whatever is left, the next one makes what nobody disturbed would have made."""
