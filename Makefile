@@ -89,7 +89,7 @@ asan tsan:
 
 # ---- looking
 
-run: build ## serve a sample image in a virtual machine, and show it
+run: build ## serve a sample image lazily in a virtual machine, and show it
 	$(PY) -m tests.vm.run
 
 bench-brief: build

@@ -119,11 +119,13 @@ void obd_blob_close(struct obd_blob *blob)
 {
 	if (!blob)
 		return;
-	obd_pages_destroy(blob->pages);
-	if (blob->cache)
+	if (blob->cache) {
 		obd_cachefile_close(blob->cache);
-	else if (blob->fd >= 0)
-		close(blob->fd);
+	} else {
+		obd_pages_destroy(blob->pages);
+		if (blob->fd >= 0)
+			close(blob->fd);
+	}
 	if (blob->direct_fd >= 0)
 		close(blob->direct_fd);
 	free(blob->path);

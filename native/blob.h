@@ -17,7 +17,7 @@ struct obd_blob {
 	bool nowait;		     /**< preadv2(RWF_NOWAIT) works on fd */
 	bool memory;		     /**< the file lives in memory (tmpfs, ramfs): a plain read never waits */
 	char *path;		     /**< for messages */
-	struct obd_pages *pages;     /**< NULL: not read in place */
+	struct obd_pages *pages;     /**< NULL: not read in place. The cachefile's, if there is one */
 	struct obd_cachefile *cache; /**< NULL: a local file. Else fd is the cachefile's, and nowait and memory too */
 	uint64_t deadline; /**< atomic; of a cached blob, monotonic ns: when obd_blob_pread gives up waiting */
 	bool cancelled;	   /**< atomic: obd_blob_pread shall not wait any more */

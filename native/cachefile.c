@@ -13,6 +13,7 @@
 #include "crc32c.h"
 #include "error.h"
 #include "miss.h"
+#include "pages.h"
 
 enum { IOV_MAX_HERE = OBD_WORKER_IOV, RECOVER_CHUNK = 256 * 1024, FILL_PART = 64 * 1024, PARTS_MAX = 65536 };
 
@@ -39,7 +40,7 @@ static int open_file(struct obd_cachefile *file, const char *path, struct obd_er
 
 static int cachefile_init(struct obd_cachefile *file, const char *path, struct obd_error *err)
 {
-	const size_t units = (size_t)(file->size >> file->misses->unit_shift) + 1;
+	const size_t units = (size_t)(file->size >> file->unit_shift) + 1;
 
 	file->path = strdup(path);
 	file->heat = calloc(units, sizeof(*file->heat));
@@ -58,10 +59,12 @@ int obd_cachefile_open(struct obd_misses *misses, const char *path, uint64_t siz
 
 	if (size > INT64_MAX)
 		return obd_fail(err, EFBIG, "%s: a blob of %llu bytes", path, (unsigned long long)size);
-	file = calloc(1, sizeof(*file));
+	file = obd_line_calloc(sizeof(*file));
 	if (!file)
 		return obd_fail(err, ENOMEM, "%s: no memory", path);
 	file->misses = misses;
+	file->epoch = &misses->seen.epoch;
+	file->unit_shift = misses->unit_shift;
 	file->id = id;
 	file->size = size;
 	file->refs = 1;
@@ -81,6 +84,7 @@ void obd_cachefile_close(struct obd_cachefile *file)
 	if (!file || __atomic_sub_fetch(&file->refs, 1, __ATOMIC_ACQ_REL))
 		return;
 	obd_miss_forget(file);
+	obd_pages_destroy(file->pages);
 	if (file->fd >= 0)
 		close(file->fd);
 	if (file->spill) {
@@ -124,36 +128,17 @@ void obd_blob_wait(struct obd_blob *blob, int timeout_ms)
 
 /* ---- reading ---- */
 
-static inline bool is_complete(const struct obd_cachefile *file)
-{
-	return __atomic_load_n(&file->complete, __ATOMIC_ACQUIRE);
-}
-
 static inline struct obd_spill *spill_of(const struct obd_cachefile *file)
 {
 	return __atomic_load_n(&file->spill, __ATOMIC_ACQUIRE);
 }
 
-static void heat_changed(struct obd_cachefile *file, uint64_t unit, uint32_t old, uint32_t epoch)
+void obd_cachefile_heat_up(struct obd_cachefile *file, uint64_t unit, uint32_t old, uint32_t epoch)
 {
 	if (!(old & OBD_HEAT_MARK))
 		__atomic_store_n(&file->heat[unit], epoch, __ATOMIC_RELAXED);
 	else if (__atomic_compare_exchange_n(&file->heat[unit], &old, epoch, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 		obd_miss_ahead(file, unit);
-}
-
-/** Notes that the range is read. A store only once an epoch: the line stays shared between the readers' CPUs. */
-static inline void touch(struct obd_cachefile *file, uint64_t offset, uint64_t count)
-{
-	const uint64_t last = (offset + count - 1) >> file->misses->unit_shift;
-	const uint32_t epoch = __atomic_load_n(&file->misses->epoch, __ATOMIC_RELAXED);
-
-	for (uint64_t unit = offset >> file->misses->unit_shift; unit <= last; unit++) {
-		const uint32_t old = __atomic_load_n(&file->heat[unit], __ATOMIC_RELAXED);
-
-		if (old != epoch)
-			heat_changed(file, unit, old, epoch);
-	}
 }
 
 /** All of it or -errno; -EAGAIN when it would wait and must not; -EIO at the file's end. */
@@ -240,15 +225,15 @@ int obd_cachefile_preadv(struct obd_cachefile *file, const struct iovec *iov, in
 	unsigned begun;
 	int r;
 
-	touch(file, offset, count);
+	obd_cachefile_touch(file, offset, count);
 	do {
 		const bool nowait = __atomic_load_n(&file->nowait, __ATOMIC_RELAXED);
 		const bool memory = __atomic_load_n(&file->memory, __ATOMIC_RELAXED);
 
-		if (is_complete(file))
+		if (obd_cachefile_is_complete(file))
 			return read_from(file->fd, nowait, memory, iov, used, count, offset, wait);
 		begun = obd_presence_begin(&file->present);
-		if (obd_presence_run(&file->present, offset, count) == count)
+		if (obd_presence_all(&file->present, offset, count))
 			r = read_from(file->fd, nowait, memory, iov, used, count, offset, wait);
 		else
 			r = read_mixed(file, iov, used, count, offset, wait);
@@ -265,7 +250,7 @@ bool obd_cachefile_missing(const struct obd_cachefile *file, uint64_t *offset, u
 	const uint64_t end = *offset + *count;
 	uint64_t first = end, last = end;
 
-	if (is_complete(file))
+	if (obd_cachefile_is_complete(file))
 		return false;
 	for (uint64_t at = *offset; at < end;) {
 		uint64_t run = obd_presence_run(&file->present, at, end - at);
@@ -284,6 +269,29 @@ bool obd_cachefile_missing(const struct obd_cachefile *file, uint64_t *offset, u
 	*offset = first;
 	*count = last - first;
 	return first != end;
+}
+
+/* ---- in place ---- */
+
+struct obd_pages *obd_cachefile_map(struct obd_cachefile *file)
+{
+	pthread_mutex_lock(&file->content_lock);
+	if (!file->pages && (*file->path || obd_cachefile_is_complete(file))) {
+		struct obd_pages *pages = NULL;
+
+		if (!obd_pages_create(file->fd, file->size, &pages))
+			__atomic_store_n(&file->pages, pages, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&file->content_lock);
+	return file->pages;
+}
+
+/** Bytes of the range are about to go, or not to be believed. The content lock is held. */
+static void clear(struct obd_cachefile *file, struct obd_presence *presence, uint64_t offset, uint64_t count)
+{
+	obd_presence_clear(presence, offset, count);
+	__atomic_fetch_add(&file->misses->seen.clears, 1, __ATOMIC_RELEASE);
+	obd_presence_cleared();
 }
 
 /* ---- filling ---- */
@@ -323,7 +331,7 @@ static int fill_part(struct obd_cachefile *file, const uint8_t *bytes, size_t co
 	int r = 0;
 
 	pthread_mutex_lock(&file->content_lock);
-	if (!is_complete(file)) {
+	if (!obd_cachefile_is_complete(file)) {
 		r = *file->path ? write_all(file->fd, bytes, count, offset) : -ENOSPC;
 		if (!r)
 			obd_presence_set(&file->present, offset, count);
@@ -340,11 +348,16 @@ int obd_cachefile_fill(struct obd_cachefile *file, const void *buf, size_t count
 
 	if (!fits(file, offset, count))
 		return -EINVAL;
-	/* in parts: who waits for the first one need not wait until all are written, nor for the sums */
+	/*
+	 * In parts if somebody waits: not until all is written, nor for the sums. Else at once, for the kernel keeps in
+	 * large pages what came in large writes, and those are read a tenth faster.
+	 */
 	for (size_t done = 0, part; done < count; done += part) {
 		int r;
 
-		part = count - done < FILL_PART ? count - done : FILL_PART;
+		part = count - done;
+		if (part > FILL_PART && obd_miss_awaited(file, offset, count))
+			part = FILL_PART;
 		r = fill_part(file, bytes + done, part, offset + done);
 		if (r)
 			return r;
@@ -384,7 +397,7 @@ int obd_cachefile_spill(struct obd_cachefile *file, const void *buf, size_t coun
 	if (!fits(file, offset, count))
 		return -EINVAL;
 	pthread_mutex_lock(&file->content_lock);
-	if (!is_complete(file)) {
+	if (!obd_cachefile_is_complete(file)) {
 		if (!file->spill)
 			r = make_spill(file);
 		if (!r)
@@ -431,7 +444,7 @@ int64_t obd_cachefile_recover(struct obd_cachefile *file, uint64_t offset, uint6
 		const uint64_t part = count - done < RECOVER_CHUNK ? count - done : RECOVER_CHUNK;
 
 		pthread_mutex_lock(&file->content_lock);
-		if (!is_complete(file) && *file->path)
+		if (!obd_cachefile_is_complete(file) && *file->path)
 			recovered += recover_run(file, buffer, offset + done, part, sums);
 		pthread_mutex_unlock(&file->content_lock);
 	}
@@ -441,10 +454,45 @@ int64_t obd_cachefile_recover(struct obd_cachefile *file, uint64_t offset, uint6
 	return recovered;
 }
 
+static void punch(int fd, uint64_t offset, uint64_t count)
+{
+	// Where there are no holes the room is only given back with the whole file; the bytes are harmless.
+	(void)!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count);
+}
+
+/* Called with the content lock held; fd is the whole copy. */
+static int exchange(struct obd_cachefile *file, int fd, const char *path, struct obd_error *err)
+{
+	const int old = dup(file->fd);
+	bool nowait, memory;
+
+	if (old < 0)
+		return obd_fail(err, errno, "%s: dup: %s", path, strerror(errno));
+	obd_blob_probe(fd, &nowait, &memory);
+	// A file that only seems to be in memory would keep a front end's thread: so this comes first.
+	__atomic_store_n(&file->memory, false, __ATOMIC_RELAXED);
+	if (dup3(fd, file->fd, O_CLOEXEC) < 0) {
+		int r = obd_fail(err, errno, "%s: dup3: %s", path, strerror(errno));
+
+		close(old);
+		return r;
+	}
+	if (file->pages && obd_pages_move(file->pages, fd))
+		__atomic_store_n(&file->pages_lost, true, __ATOMIC_RELAXED);
+	__atomic_store_n(&file->nowait, nowait, __ATOMIC_RELAXED);
+	__atomic_store_n(&file->complete, true, __ATOMIC_RELEASE);
+	__atomic_store_n(&file->memory, memory, __ATOMIC_RELEASE);
+	// Its room would be held by whoever still reads from it.
+	clear(file, &file->present, 0, file->size);
+	if (*file->path)
+		punch(old, 0, file->size);
+	close(old);
+	return 0;
+}
+
 int obd_cachefile_switch(struct obd_cachefile *file, const char *path, struct obd_error *err)
 {
 	struct stat st;
-	bool nowait, memory;
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	int r = 0;
 
@@ -454,19 +502,9 @@ int obd_cachefile_switch(struct obd_cachefile *file, const char *path, struct ob
 		close(fd);
 		return obd_fail(err, EINVAL, "%s: is no file of %llu bytes", path, (unsigned long long)file->size);
 	}
-	obd_blob_probe(fd, &nowait, &memory);
 	pthread_mutex_lock(&file->content_lock);
-	if (!is_complete(file)) {
-		// A file that only seems to be in memory would keep a front end's thread: so this comes first.
-		__atomic_store_n(&file->memory, false, __ATOMIC_RELAXED);
-		if (dup3(fd, file->fd, O_CLOEXEC) < 0)
-			r = obd_fail(err, errno, "%s: dup3: %s", path, strerror(errno));
-	}
-	if (!r) {
-		__atomic_store_n(&file->nowait, nowait, __ATOMIC_RELAXED);
-		__atomic_store_n(&file->complete, true, __ATOMIC_RELEASE);
-		__atomic_store_n(&file->memory, memory, __ATOMIC_RELEASE);
-	}
+	if (!obd_cachefile_is_complete(file))
+		r = exchange(file, fd, path, err);
 	pthread_mutex_unlock(&file->content_lock);
 	close(fd);
 	if (!r)
@@ -475,12 +513,6 @@ int obd_cachefile_switch(struct obd_cachefile *file, const char *path, struct ob
 }
 
 /* ---- giving back ---- */
-
-static void punch(int fd, uint64_t offset, uint64_t count)
-{
-	// Where there are no holes the room is only given back with the whole file; the bytes are harmless.
-	(void)!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count);
-}
 
 static uint64_t whole_granules(const struct obd_cachefile *file, uint64_t offset, uint64_t count)
 {
@@ -502,8 +534,8 @@ int obd_cachefile_evict(struct obd_cachefile *file, uint64_t offset, uint64_t co
 	if (!count)
 		return 0;
 	pthread_mutex_lock(&file->content_lock);
-	if (!is_complete(file) && *file->path) {
-		obd_presence_clear(&file->present, offset, count);
+	if (!obd_cachefile_is_complete(file) && *file->path) {
+		clear(file, &file->present, offset, count);
 		punch(file->fd, offset, count);
 	}
 	pthread_mutex_unlock(&file->content_lock);
@@ -517,7 +549,7 @@ int obd_cachefile_unspill(struct obd_cachefile *file, uint64_t offset, uint64_t 
 	count = whole_granules(file, offset, count);
 	pthread_mutex_lock(&file->content_lock);
 	if (file->spill && count) {
-		obd_presence_clear(&file->spill->present, offset, count);
+		clear(file, &file->spill->present, offset, count);
 		punch(file->spill->fd, offset, count);
 	}
 	pthread_mutex_unlock(&file->content_lock);
@@ -529,11 +561,11 @@ bool obd_cachefile_reject(struct obd_cachefile *file, uint64_t offset, uint64_t 
 	bool fetchable;
 
 	pthread_mutex_lock(&file->content_lock);
-	fetchable = !is_complete(file);
+	fetchable = !obd_cachefile_is_complete(file);
 	if (fetchable) {
-		obd_presence_clear(&file->present, offset, count);
+		clear(file, &file->present, offset, count);
 		if (file->spill)
-			obd_presence_clear(&file->spill->present, offset, count);
+			clear(file, &file->spill->present, offset, count);
 	}
 	pthread_mutex_unlock(&file->content_lock);
 	return fetchable;
@@ -545,7 +577,7 @@ int obd_cachefile_next_gap(const struct obd_cachefile *file, uint64_t offset, ui
 {
 	uint64_t at = offset & ~(uint64_t)(OBD_GRANULE - 1);
 
-	if (offset >= file->size || is_complete(file))
+	if (offset >= file->size || obd_cachefile_is_complete(file))
 		return 0;
 	at += obd_presence_run(&file->present, at, file->size - at);
 	if (at >= file->size)
@@ -595,7 +627,7 @@ int64_t obd_cachefile_copy(struct obd_cachefile *file, void *buf, size_t count, 
 		int64_t r;
 
 		begun = obd_presence_begin(&file->present);
-		run = is_complete(file) ? count : obd_presence_run(&file->present, offset, count);
+		run = obd_cachefile_is_complete(file) ? count : obd_presence_run(&file->present, offset, count);
 		list.iov_len = (size_t)run;
 		r = run ? obd_preadv_all(file->fd, &list, 1, run, offset) : 0;
 		if (r != (int64_t)run)
@@ -606,7 +638,7 @@ int64_t obd_cachefile_copy(struct obd_cachefile *file, void *buf, size_t count, 
 
 int obd_cachefile_heat(const struct obd_cachefile *file, uint64_t unit, uint32_t count, uint32_t *ret)
 {
-	const uint64_t units = (file->size >> file->misses->unit_shift) + 1;
+	const uint64_t units = (file->size >> file->unit_shift) + 1;
 
 	if (unit > units || count > units - unit)
 		return -EINVAL;
@@ -619,6 +651,6 @@ int obd_cachefile_mark(struct obd_cachefile *file, uint64_t offset)
 {
 	if (!inside(file, offset, 0))
 		return -EINVAL;
-	__atomic_fetch_or(&file->heat[offset >> file->misses->unit_shift], OBD_HEAT_MARK, __ATOMIC_RELAXED);
+	__atomic_fetch_or(&file->heat[offset >> file->unit_shift], OBD_HEAT_MARK, __ATOMIC_RELAXED);
 	return 0;
 }

@@ -23,26 +23,32 @@ struct obd_spill {
 };
 
 struct obd_cachefile {
+	/* what a hit looks at, in one cache line: large reads drive the others out */
+	const uint32_t *epoch; /**< the misses', atomic */
+	uint32_t *heat;	       /**< atomic, a word a unit: the epoch of its last read, and OBD_HEAT_MARK */
+	struct obd_presence present;
+	uint32_t unit_shift;
+	int fd;		 /**< one number for ever; what it leads to is exchanged by dup3 when a local copy is there */
+	bool complete;	 /**< atomic */
+	bool pages_lost; /**< atomic: the pages could not follow the file to its whole copy */
+	bool nowait, memory; /**< atomic; as in struct obd_blob */
+
 	struct obd_misses *misses;
 	uint64_t id;   /**< the control plane's name for it */
 	uint64_t size; /**< of the blob, bytes */
 	char *path;
-	int fd; /**< one number for ever; what it leads to is exchanged by dup3 when a local copy is there */
-	bool nowait, memory; /**< atomic; as in struct obd_blob */
-	bool complete;	     /**< atomic */
-	unsigned refs;	     /**< atomic: the control plane's and each blob's */
-	struct obd_presence present;
+	unsigned refs;		 /**< atomic: the control plane's and each blob's */
 	struct obd_spill *spill; /**< atomic, set once */
+	struct obd_pages *pages; /**< atomic, set once; NULL: not mapped */
 	/*
 	 * Fills, evictions and the exchange of the file, one at a time: else a hole could be punched into what was
 	 * written a moment ago. Held across a write, a recovery's read or a punch; no reader takes it.
 	 */
 	pthread_mutex_t content_lock;
-	uint32_t *heat; /**< atomic, a word a unit: the epoch of its last read, and OBD_HEAT_MARK */
 	/* guarded by misses->lock */
 	uint64_t *wanted; /**< a bit a unit: asked for, and neither settled nor failed yet */
 	struct obd_waiter *waiters;
-};
+} __attribute__((aligned(OBD_CACHE_LINE)));
 
 #define OBD_HEAT_MARK UINT32_C(0x80000000) /**< whoever reads this unit shall say so: the read-ahead's trip wire */
 
@@ -55,6 +61,40 @@ enum { OBD_MISSING = -4096 };
  */
 int obd_cachefile_preadv(struct obd_cachefile *file, const struct iovec *iov, int used, uint64_t count, uint64_t offset,
 			 bool wait);
+/** The file's pages, for all blobs; NULL when it cannot be mapped. Stays the file's. */
+struct obd_pages *obd_cachefile_map(struct obd_cachefile *file);
+void obd_cachefile_heat_up(struct obd_cachefile *file, uint64_t unit, uint32_t old, uint32_t epoch);
+
+static inline bool obd_cachefile_is_complete(const struct obd_cachefile *file)
+{
+	return __atomic_load_n(&file->complete, __ATOMIC_ACQUIRE);
+}
+
+/** Notes that the range is read. A store only once an epoch: the line stays shared between the readers' CPUs. */
+static inline void obd_cachefile_touch(struct obd_cachefile *file, uint64_t offset, uint64_t count)
+{
+	const uint64_t last = (offset + count - 1) >> file->unit_shift;
+	const uint32_t epoch = __atomic_load_n(file->epoch, __ATOMIC_RELAXED);
+
+	for (uint64_t unit = offset >> file->unit_shift; unit <= last; unit++) {
+		const uint32_t old = __atomic_load_n(&file->heat[unit], __ATOMIC_RELAXED);
+
+		if (old != epoch)
+			obd_cachefile_heat_up(file, unit, old, epoch);
+	}
+}
+
+/**
+ * Whether the range may be read from the pages now. Afterwards obd_misses.clears must be what it was before, or what
+ * was read does not count.
+ */
+static inline bool obd_cachefile_in_place(struct obd_cachefile *file, uint64_t offset, uint64_t count)
+{
+	obd_cachefile_touch(file, offset, count);
+	if (obd_cachefile_is_complete(file))
+		return !__atomic_load_n(&file->pages_lost, __ATOMIC_RELAXED);
+	return obd_presence_all(&file->present, offset, count);
+}
 /** Narrows the range to its first and last granule that are missing. false: nothing is. */
 bool obd_cachefile_missing(const struct obd_cachefile *file, uint64_t *offset, uint64_t *count);
 /** Forgets what turned out to be damaged. false: the file is a whole local copy, which nobody can fetch anew. */

@@ -58,6 +58,7 @@ struct obd_image {
 	unsigned small_cost_us;	      /**< what a 4 KiB read costs, roughly; decides whether waking a helper pays */
 	uint64_t busy_reads;	      /**< reads of a worker within an epoch, above which it reads in place */
 	bool in_place;		      /**< some layer has pages */
+	struct obd_misses *misses;    /**< of lazily fetched layers that have; NULL: none has */
 	unsigned idle_ms;	      /**< what is kept only for busy times is given back after so long */
 	uint64_t epoch;		      /**< atomic: when what is known of pages will be too old, ns of obd_recent_ns */
 	struct obd_work work;

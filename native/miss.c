@@ -30,7 +30,7 @@ int obd_misses_create(uint32_t unit, struct obd_misses **ret)
 
 	if (unit < OBD_GRANULE || unit & (unit - 1))
 		return -EINVAL;
-	misses = calloc(1, sizeof(*misses));
+	misses = obd_line_calloc(sizeof(*misses));
 	if (!misses)
 		return -ENOMEM;
 	misses->unit_shift = (uint32_t)__builtin_ctz(unit);
@@ -60,7 +60,7 @@ void obd_misses_stop(struct obd_misses *misses)
 
 void obd_misses_set_epoch(struct obd_misses *misses, uint32_t epoch)
 {
-	__atomic_store_n(&misses->epoch, epoch & ~OBD_HEAT_MARK, __ATOMIC_RELAXED);
+	__atomic_store_n(&misses->seen.epoch, epoch & ~OBD_HEAT_MARK, __ATOMIC_RELAXED);
 }
 
 uint32_t obd_misses_parked(struct obd_misses *misses)
@@ -326,6 +326,18 @@ void obd_miss_arrived(struct obd_cachefile *file, uint64_t offset, uint64_t coun
 	}
 	pthread_mutex_unlock(&file->misses->lock);
 	resume_all(list);
+}
+
+bool obd_miss_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count)
+{
+	const struct obd_waiter *waiter;
+
+	pthread_mutex_lock(&file->misses->lock);
+	for (waiter = file->waiters; waiter; waiter = waiter->next)
+		if (waiter->offset < offset + count && offset < waiter->offset + waiter->count)
+			break;
+	pthread_mutex_unlock(&file->misses->lock);
+	return waiter != NULL;
 }
 
 void obd_cachefile_settle(struct obd_cachefile *file, uint64_t offset, uint64_t count)

@@ -24,8 +24,23 @@ struct obd_misses {
 	unsigned parked; /**< readers that wait */
 	bool stopped;
 	uint32_t unit_shift;
-	uint32_t epoch; /**< atomic */
+	/* looked at by each hit, changed now and then */
+	struct {
+		uint32_t epoch;	 /**< atomic */
+		unsigned clears; /**< atomic: +1 before bytes of any file that were present go */
+	} __attribute__((aligned(OBD_CACHE_LINE))) seen;
 };
+
+/** Before and after reading in place: what was present in between is right. Pairs with obd_cachefile_in_place. */
+static inline unsigned obd_misses_begin(const struct obd_misses *misses)
+{
+	return __atomic_load_n(&misses->seen.clears, __ATOMIC_ACQUIRE);
+}
+static inline bool obd_misses_hold(const struct obd_misses *misses, unsigned begun)
+{
+	obd_presence_read();
+	return __atomic_load_n(&misses->seen.clears, __ATOMIC_RELAXED) == begun;
+}
 
 /** One reader that waits: a piece of an image's request, or a thread that opens a layer. */
 struct obd_waiter {
@@ -44,6 +59,8 @@ void obd_miss_want(struct obd_cachefile *file, uint64_t offset, uint64_t count, 
 void obd_miss_park(struct obd_worker *worker, const struct obd_piece *piece);
 /** Resumes whoever waits for nothing but this range. */
 void obd_miss_arrived(struct obd_cachefile *file, uint64_t offset, uint64_t count);
+/** Somebody waits for bytes of the range. */
+bool obd_miss_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** A marked unit was reached. */
 void obd_miss_ahead(struct obd_cachefile *file, uint64_t unit);
 /** obd_blob_pread for a lazily fetched blob. */

@@ -123,6 +123,25 @@ void obd_pages_destroy(struct obd_pages *pages)
 	free(pages);
 }
 
+static void unsee(struct obd_pages *pages)
+{
+	for (uint64_t i = 0; i <= pages->size / WORD; i++)
+		if (__atomic_load_n(&pages->seen[i], __ATOMIC_RELAXED))
+			__atomic_store_n(&pages->seen[i], 0, __ATOMIC_RELAXED);
+}
+
+int obd_pages_move(struct obd_pages *pages, int fd)
+{
+	void *bytes = (void *)(uintptr_t)pages->bytes;
+
+	if (!mincore_tells(fd))
+		return -EPERM;
+	if (mmap(bytes, (size_t)pages->size, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED)
+		return -errno;
+	unsee(pages);
+	return 0;
+}
+
 /* ---- what is seen ---- */
 
 static uint64_t ask_word(const struct obd_pages *pages, uint64_t word)
@@ -158,8 +177,6 @@ void obd_pages_forget(struct obd_pages *pages)
 	// What is seen meanwhile is either cleared below, or has set this again.
 	if (!obd_pages_any(pages) || !__atomic_exchange_n(&pages->any, false, __ATOMIC_ACQ_REL))
 		return;
-	for (uint64_t i = 0; i <= pages->size / WORD; i++)
-		if (__atomic_load_n(&pages->seen[i], __ATOMIC_RELAXED))
-			__atomic_store_n(&pages->seen[i], 0, __ATOMIC_RELAXED);
+	unsee(pages);
 	madvise((void *)(uintptr_t)pages->bytes, (size_t)pages->size, MADV_DONTNEED);
 }

@@ -33,6 +33,11 @@ enum { OBD_PAGE_SHIFT = 12 };
 /** Maps size bytes of fd, a regular file. 0, or -errno when it cannot be mapped or is too large to be worth it. */
 int obd_pages_create(int fd, uint64_t size, struct obd_pages **ret);
 void obd_pages_destroy(struct obd_pages *pages);
+/**
+ * From now on they are those of fd, another file with the same bytes: whoever reads meanwhile finds either. -errno:
+ * they are still those of the first, and must not be read any more once that changes.
+ */
+int obd_pages_move(struct obd_pages *pages, int fd);
 
 /** Asks the kernel for the range and what is around it; true: all of the range is seen. Costs as much as a small read.
  */

@@ -59,7 +59,7 @@ void obd_presence_clear(struct obd_presence *presence, uint64_t offset, uint64_t
 		__atomic_fetch_and(&presence->words[word], ~mask_of(word, first, stop), __ATOMIC_RELAXED);
 	/* whoever sees the new sequence sees the bits cleared; and it is out before the file changes */
 	__atomic_fetch_add(&presence->sequence, 1, __ATOMIC_RELEASE);
-	obd_presence_fence();
+	obd_presence_cleared();
 }
 
 /** Length in bytes of the run at offset whose bits, after flip, are all set. */

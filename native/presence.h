@@ -3,6 +3,8 @@
 #define OBD_PRESENCE_H
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 /*
  * Which granules (4 KiB) of a file hold their bytes. Readers take no lock:
@@ -16,7 +18,15 @@
  *
  * Only one thread at a time may fill or evict: that is the owner's lock.
  */
-enum { OBD_GRANULE_SHIFT = 12, OBD_GRANULE = 1 << OBD_GRANULE_SHIFT };
+enum { OBD_GRANULE_SHIFT = 12, OBD_GRANULE = 1 << OBD_GRANULE_SHIFT, OBD_CACHE_LINE = 64 };
+
+/** Zeroed memory at the start of a cache line; free() frees it. */
+static inline void *obd_line_calloc(size_t size)
+{
+	void *memory = aligned_alloc(OBD_CACHE_LINE, (size + OBD_CACHE_LINE - 1) & ~(size_t)(OBD_CACHE_LINE - 1));
+
+	return memory ? memset(memory, 0, size) : NULL;
+}
 
 struct obd_presence {
 	uint64_t *words;   /**< a bit a granule, atomic */
@@ -39,12 +49,34 @@ uint64_t obd_presence_count(const struct obd_presence *presence, uint64_t first,
 /** As obd_presence_run, for bytes that are not there. */
 uint64_t obd_presence_gap(const struct obd_presence *presence, uint64_t offset, uint64_t count);
 
-/** ThreadSanitizer knows no fences; nothing it can see needs this one. */
-static inline void obd_presence_fence(void)
+/* ThreadSanitizer knows no fences; nothing it can see needs these. */
+
+/** Bits are cleared and the sequence has moved before what follows, a system call, changes the file. */
+static inline void obd_presence_cleared(void)
 {
 #ifndef __SANITIZE_THREAD__
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
+}
+
+/** What was read of the file was read before what follows. Loads alone: the bytes' way out need not be waited for. */
+static inline void obd_presence_read(void)
+{
+#ifndef __SANITIZE_THREAD__
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+#endif
+}
+
+/** All of the range is there. count > 0. */
+static inline bool obd_presence_all(const struct obd_presence *presence, uint64_t offset, uint64_t count)
+{
+	const uint64_t first = offset >> OBD_GRANULE_SHIFT, last = (offset + count - 1) >> OBD_GRANULE_SHIFT;
+	uint64_t mask;
+
+	if (first / 64 != last / 64)
+		return obd_presence_run(presence, offset, count) == count;
+	mask = ~UINT64_C(0) >> (63 - (last - first)) << first % 64;
+	return (__atomic_load_n(&presence->words[first / 64], __ATOMIC_ACQUIRE) & mask) == mask;
 }
 
 static inline unsigned obd_presence_begin(const struct obd_presence *presence)
@@ -55,8 +87,7 @@ static inline unsigned obd_presence_begin(const struct obd_presence *presence)
 /** Whether what was read since obd_presence_begin counts. */
 static inline bool obd_presence_holds(const struct obd_presence *presence, unsigned begun)
 {
-	/* the bytes were copied by the kernel before this point; the load must not be taken before them */
-	obd_presence_fence();
+	obd_presence_read();
 	return __atomic_load_n(&presence->sequence, __ATOMIC_RELAXED) == begun;
 }
 

@@ -216,6 +216,8 @@ static const uint8_t *find_in_place(struct walk *walk, const struct obd_layer *l
 
 	if (!walk->in_place || !pages || offset > pages->size || count > pages->size - offset)
 		return NULL;
+	if (layer->blob->cache && !obd_cachefile_in_place(layer->blob->cache, offset, count))
+		return NULL;
 	if (!obd_pages_seen(pages, offset, count) && !obd_pages_ask(pages, offset, count))
 		return NULL;
 	obd_count_in_place(&walk->worker->counters, count, layer->blob->cache);
@@ -406,7 +408,9 @@ static bool reject_block(struct walk *walk, const struct obd_layer *layer, uint6
 	const uint64_t count = obd_zfile_at(layer->zfile, block + 1) - at;
 	char text[sizeof(worker->error.text) + 16];
 
-	if (!walk->piece || !layer->blob->cache || !obd_cachefile_reject(layer->blob->cache, layer->base + at, count))
+	/* what does not decode in place may have been evicted meanwhile: it is read again, by system calls */
+	if (walk->in_place || !walk->piece || !layer->blob->cache ||
+	    !obd_cachefile_reject(layer->blob->cache, layer->base + at, count))
 		return false;
 	if (walk->piece->rejected_layer == layer && walk->piece->rejected_block == block)
 		return false; /* it is forgotten all the same: the next read shall not find it again */
@@ -617,19 +621,38 @@ static int read_piece(struct obd_worker *worker, const struct obd_piece *piece, 
 	return walk.mode == WALK_PROBE && !r ? OBD_MISSING : r;
 }
 
+static void forget_decoded(struct obd_worker *worker)
+{
+	for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
+		worker->decoded[i].layer = NULL;
+}
+
 /* false: pages were not where they had been seen. */
 static bool read_guarded(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
 {
 	if (sigsetjmp(worker->guard.back, 0)) {
 		obd_image_forget(worker->image);
-		for (unsigned i = 0; i < OBD_DECODED_SLOTS; i++)
-			worker->decoded[i].layer = NULL;
+		forget_decoded(worker);
 		return false;
 	}
 	obd_guard_set(&worker->guard);
 	*ret = read_piece(worker, piece, true);
 	obd_guard_set(NULL);
 	return true;
+}
+
+/* As read_guarded; also false when what was read may have been evicted from a cache meanwhile. */
+static bool read_in_place(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
+{
+	struct obd_misses *misses = worker->image->misses;
+	const unsigned clears = misses ? obd_misses_begin(misses) : 0;
+
+	if (!read_guarded(worker, piece, ret))
+		return false;
+	if (!misses || obd_misses_hold(misses, clears))
+		return true;
+	forget_decoded(worker);
+	return false;
 }
 
 /*
@@ -666,7 +689,7 @@ int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
 	if (worker->image->writable)
 		return read_graced(worker, piece);
 	// What fails in place is read again by system calls, which can tell why.
-	if (worker->image->in_place && is_busy(worker, piece->count) && read_guarded(worker, piece, &r) &&
+	if (worker->image->in_place && is_busy(worker, piece->count) && read_in_place(worker, piece, &r) &&
 	    (!r || r == -EAGAIN || r == OBD_MISSING))
 		return r;
 	return read_piece(worker, piece, false);

@@ -13,6 +13,7 @@
 
 #include "error.h"
 #include "image_private.h"
+#include "miss.h"
 
 enum {
 	IDLE_MS = 5000,
@@ -47,10 +48,13 @@ void obd_rest_map(struct obd_image *image)
 	for (uint32_t i = 0; i < image->info.layers; i++) {
 		struct obd_blob *blob = image->layers[i]->blob;
 
-		// A layer that cannot be mapped is read by system calls: nothing to report. Of one that is fetched as
-		// it is read the cache decides what is there.
-		if (!blob->pages && !blob->cache && (blob->nowait || blob->memory))
+		// A layer that cannot be mapped is read by system calls: nothing to report.
+		if (blob->cache && (!image->misses || image->misses == blob->cache->misses)) {
+			image->misses = blob->cache->misses;
+			blob->pages = obd_cachefile_map(blob->cache);
+		} else if (!blob->pages && !blob->cache && (blob->nowait || blob->memory)) {
 			obd_pages_create(blob->fd, blob->size, &blob->pages);
+		}
 		image->in_place |= blob->pages != NULL;
 	}
 }

@@ -2,13 +2,17 @@
 """
 What to fetch before it is asked for: nothing for who jumps about, more and more for who goes on.
 
-    misses:      u0   u1               two in a row: a stream
-                      [ u2 u3 ]        fetched ahead, u2 marked
-    u2 is read:       u2 u3 [ u4 .. u7 ]        twice as much, u4 marked: the reader never waits
+    misses:      u0   u1                      two in a row: a stream, a window of two
+                      [ u2 u3 ]               fetched ahead, u2 marked
+    u2 is read:          [ u3 .. u6 ]         the window doubles, u3 marked
+    u3, u5, u9 ... are read                   until it is the longest; from then on a quarter of it
+                                              is fetched whenever a quarter was read
 
-Hits never come here, so the first unit of what was fetched ahead is marked in the core, which
-reports its first read. A stream that is not read on costs what was fetched ahead of it, at most
-LONGEST, and is forgotten when others take its place. Units, not bytes. Plain data, one thread's.
+Hits never come here, so the unit at which more is to be fetched is marked in the core, which
+reports its first read; who comes there before its bytes do misses it, which tells the same. So the
+requests of a stream are always under way while the bytes of earlier ones arrive. A stream that is
+not read on costs what was fetched ahead of it, at most the longest window, and is forgotten when
+others take its place. Units, not bytes. Plain data, one thread's.
 """
 
 import dataclasses
@@ -32,7 +36,7 @@ class Stream:
 
     stop: int  # everything before it is wanted, fetched or on its way
     window: int = 0  # units ahead, 0: not yet seen to go on
-    mark: int = -1
+    mark: int = -1  # where the reader is to be before more is fetched
 
 
 class Streams:
@@ -45,34 +49,35 @@ class Streams:
 
     def missed(self, start: int, stop: int) -> Optional[Ahead]:
         """Units [start, stop) were missed."""
-        stream = self._find(start, stop)
+        stream = self._find(start)
         if stream is None:
             self._streams = [*self._streams[1 - STREAMS :], Stream(stop)]
             return None
-        if stop <= stream.stop:
-            return None  # it overtook what is on its way
-        stream.stop = stop
-        return self._advance(stream)
+        stream.stop = max(stream.stop, stop)
+        return self._advance(stream, stop - 1)
 
     def reached(self, unit: int) -> Optional[Ahead]:
         """A marked unit was read."""
         for stream in self._streams:
             if stream.mark == unit:
-                return self._advance(stream)
+                return self._advance(stream, unit)
         return None
 
-    def _find(self, start: int, stop: int) -> Optional[Stream]:
+    def _find(self, start: int) -> Optional[Stream]:
         for number, stream in enumerate(self._streams):
-            if stream.stop - max(stream.window, 1) <= start <= stream.stop:
+            if stream.stop - max(stream.window, 1) - 1 <= start <= stream.stop:
                 self._streams.append(self._streams.pop(number))
                 return stream
         return None
 
-    def _advance(self, stream: Stream) -> Optional[Ahead]:
+    def _advance(self, stream: Stream, unit: int) -> Optional[Ahead]:
+        """The reader is at this unit."""
+        if unit < stream.mark:
+            return None  # it waits for what is on its way
         stream.window = min(max(FIRST, 2 * stream.window), self._longest)
-        start, stop = stream.stop, min(stream.stop + stream.window, self._units)
+        start, stop = stream.stop, min(unit + 1 + stream.window, self._units)
+        stream.mark = unit + max(1, stream.window // 4)
         if start >= stop:
-            stream.mark = -1
             return None
-        stream.stop, stream.mark = stop, start
-        return Ahead(start, stop, start)
+        stream.stop = stop
+        return Ahead(start, stop, stream.mark)

@@ -34,13 +34,17 @@ log = logging.getLogger("cache.refill")
 THREADS = 32
 SPARE = 2  # kept: one leads, one is there when that one has something to do
 IDLE_S = 10.0  # the others end without work
-JOB = 1 * units.MiB  # fetched with one request, at most
-LONGEST_AHEAD = 8 * units.MiB
+JOB = 2 * units.MiB  # fetched with one request, at most
+LONGEST_AHEAD = 16 * units.MiB
 PATIENCE_S = 5.0  # of who opens a layer, with a registry that fails
 TICK_MS = 5000
 
 _Kind = errors.RegistryFailure
 _Priority = schedule.Priority
+
+# What of a request's bytes is given to the readers while the others come: little to who waits, and
+# much of what is read ahead, for the kernel keeps in large pages what is written in large pieces.
+PARTS = {_Priority.READ: 64 * units.KiB, _Priority.AHEAD: 256 * units.KiB}
 
 # What is the server's fault and not the blob's: others need not ask it either.
 _OF_THE_HOST = (_Kind.CONNECT, _Kind.DNS, _Kind.TIMEOUT, _Kind.THROTTLED, _Kind.SERVER, _Kind.TLS)
@@ -257,13 +261,26 @@ class Refill:
         count = min(job.stop * self._unit, one.size) - offset
         one.recover(offset, count)
         for start, missing in one.gaps(offset, count):
-            view = buffer[:missing]
-            if not one.borrow(view, start):
-                with self.counters.fetching(job.priority.name.lower(), one, missing):
-                    one.sources.read_into(view, start, one.size)
-            trace.point("refill.fetched")
-            self._store.fill(one, view, start)
-            trace.point("refill.filled")
+            self._fetch_gap(job, buffer[:missing], start)
+
+    def _fetch_gap(self, job: schedule.Job, view: memoryview, start: int) -> None:
+        """Whole parts are given to the readers as soon as they have come."""
+        one, part, filled = job.one, PARTS[job.priority], 0
+
+        def fill(done: int) -> None:
+            nonlocal filled
+            usable = done if done == len(view) else done - done % part
+            if usable > filled:
+                trace.point("refill.fetched")
+                self._store.fill(one, view[filled:usable], start + filled)
+                filled = usable
+                trace.point("refill.filled")
+
+        if one.borrow(view, start):
+            fill(len(view))
+            return
+        with self.counters.fetching(job.priority.name.lower(), one, len(view)):
+            one.sources.read_into(view, start, one.size, fill)
 
     def _done(self, job: schedule.Job) -> None:
         with self._lock:

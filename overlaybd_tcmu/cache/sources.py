@@ -10,7 +10,7 @@ answer.
 
 import threading
 import urllib.parse
-from typing import Dict, List, Optional
+from typing import Callable, Dict, List, Optional
 
 from .. import errors
 from ..registry import blob
@@ -99,14 +99,19 @@ class Sources:
             source.remote.close()
         return empty
 
-    def read_into(self, view: memoryview, offset: int, size: int) -> None:
-        """Fills the view from whoever gives it; RegistryError when nobody does."""
+    def read_into(
+        self, view: memoryview, offset: int, size: int, progress: Callable[[int], None]
+    ) -> None:
+        """
+        Fills the view from whoever gives it; RegistryError when nobody does. progress is told how
+        many bytes are there; it may be told less again when another is asked.
+        """
         with self._lock:
             candidates = list(self._all)
         failure = errors.RegistryError(_Kind.CLOSED, "nobody has the blob open any more")
         for source in candidates:
             try:
-                self._read(source, view, offset, size)
+                self._read(source, view, offset, size, progress)
                 self.last_error, self.failures = None, 0
                 return
             except errors.RegistryError as error:
@@ -119,12 +124,18 @@ class Sources:
         raise failure
 
     @staticmethod
-    def _read(source: Source, view: memoryview, offset: int, size: int) -> None:
+    def _read(
+        source: Source,
+        view: memoryview,
+        offset: int,
+        size: int,
+        progress: Callable[[int], None],
+    ) -> None:
         told = source.open()
         if told != size:
             cause = f"{source.repository}: the blob has {told} bytes, {size} were expected"
             raise errors.RegistryError(_Kind.PROTOCOL, cause)
-        source.remote.pread_into(view, offset)
+        source.remote.pread_into(view, offset, progress)
 
     def _move_back(self, source: Source) -> None:
         """Others are asked before it from now on."""

@@ -24,7 +24,7 @@ import math
 from typing import Callable, Dict, Iterator, List, Optional, TypeVar
 
 from .. import __version__, config, errors
-from . import auth, client, credentials, health, operation, resolver, retry, source, url
+from . import auth, body, client, credentials, health, operation, resolver, retry, source, url
 
 log = logging.getLogger("registry.blob")
 
@@ -113,13 +113,16 @@ class RemoteBlob:
         assert self._opened and self._size is not None, "open() comes first"
         return self._size
 
-    def pread_into(self, buffer: memoryview, offset: int) -> None:
-        """Fills the whole buffer from one range, or raises; then its content is undefined."""
+    def pread_into(self, buffer: memoryview, offset: int, progress: body.Progress = None) -> None:
+        """
+        Fills the whole buffer from one range, or raises; then its content is undefined. progress is
+        told how many of its bytes are there, and begins anew when another host has to be asked.
+        """
         self._check(offset, len(buffer))
         if len(buffer) == 0:
             return
         current = self._operation(READ_S + len(buffer) / SLOWEST)
-        self._first(lambda one: one.read_into(current, buffer, offset, self._size))
+        self._first(lambda one: one.read_into(current, buffer, offset, self._size, progress))
 
     @contextlib.contextmanager
     def stream(self, offset: int, count: int) -> Iterator[Iterator[bytes]]:

@@ -2,12 +2,15 @@
 """The bytes of one range, out of an answer that was found good: all of them, or an error."""
 
 from types import TracebackType
-from typing import Iterator, Optional, Type
+from typing import Callable, Iterator, Optional, Type
 
 from .. import errors, units
 from . import client, url
 
 CHUNK = 256 * units.KiB
+
+# Told of how many bytes of a range have come, so that they can be used before the rest has.
+Progress = Optional[Callable[[int], None]]
 
 _Kind = errors.RegistryFailure
 
@@ -31,7 +34,7 @@ class Body:
     ) -> None:
         self.response.close(keep=error is None)
 
-    def read_into(self, buffer: memoryview) -> None:
+    def read_into(self, buffer: memoryview, progress: Progress = None) -> None:
         """Fills a buffer of count bytes; what is in it after an error is undefined."""
         assert len(buffer) == self._count
         self._skip_first()
@@ -41,6 +44,8 @@ class Body:
             if not received:
                 raise self._short(done)
             done += received
+            if progress is not None:
+                progress(done)
         self._check_end()
 
     def chunks(self) -> Iterator[bytes]:

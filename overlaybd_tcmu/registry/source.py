@@ -114,18 +114,23 @@ class Source:
         raise self._too_many_redirects()
 
     def read_into(
-        self, current: operation.Operation, buffer: memoryview, offset: int, size: Optional[int]
+        self,
+        current: operation.Operation,
+        buffer: memoryview,
+        offset: int,
+        size: Optional[int],
+        progress: body.Progress = None,
     ) -> None:
         """Fills the buffer from one range. Directly, should the proxy break off."""
         answer = self.fetch(current, offset, len(buffer), size)
         try:
             with answer:
-                return answer.read_into(buffer)
+                return answer.read_into(buffer, progress)
         except errors.RegistryError as error:
             if error.kind is _Kind.CLOSED or not self._by_proxy(answer.response):
                 raise
         with self.fetch(current, offset, len(buffer), size) as answer:
-            answer.read_into(buffer)
+            answer.read_into(buffer, progress)
 
     # -- one request for bytes
 

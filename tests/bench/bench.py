@@ -24,7 +24,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from overlaybd_tcmu.units import KiB, MiB
 
-from . import applying, probe, table
+from . import applying, lazy, probe, table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULT = probe.BUILD / "result.json"
@@ -106,8 +106,12 @@ def measure(pace: probe.Pace, only: str = "", with_vm: bool = False) -> Row:
         if only in repr(append):
             result["appends"].append(_row(append, probe.run_append(append, pace)))
             _show(result["appends"][-1])
+    if only in "lazy":
+        for one in lazy.rows(disk, pace):
+            result["lazy"].append(dataclasses.asdict(one))
+            print(lazy.show(result["lazy"][-1]), flush=True)
     if with_vm:
-        result["vm"] = _measure_vm()
+        _measure_vm(result)
     return result
 
 
@@ -124,16 +128,17 @@ def _measure_applies(pace: probe.Pace, only: str) -> List[Row]:
     return measured
 
 
-def _measure_vm() -> List[Row]:
+def _measure_vm(result: Row) -> None:
     # Here and not above: what the machine is made of is nothing to a run without one.
-    from ..vm import fio
+    from ..vm import fio, lazily
     from ..vm.harness import errors as vm_errors
 
     try:
-        return list(fio.measure_stacks()["results"])
+        result["vm"] = list(fio.measure_stacks()["results"])
+        result["lazy"].append(lazily.measure_start())
+        print(lazy.show(result["lazy"][-1]), flush=True)
     except vm_errors.VmMissing as error:
         print(f"no rows from a virtual machine: {error}", flush=True)
-        return []
 
 
 def _circumstances(pace: probe.Pace) -> Row:
@@ -159,6 +164,7 @@ def _circumstances(pace: probe.Pace) -> Row:
         "reads": [],
         "appends": [],
         "commits": [],
+        "lazy": [],
         "vm": [],
     }
 
@@ -166,7 +172,9 @@ def _circumstances(pace: probe.Pace) -> Row:
 def main(arguments: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench", description="Measures the data plane.")
     parser.add_argument("--brief", action="store_true", help="seconds instead of minutes")
-    parser.add_argument("--only", default="", metavar="TEXT", help="rows that contain TEXT")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="rows that contain TEXT, or lazy"
+    )
     parser.add_argument("--vm", action="store_true", help="fio on the device, in a virtual machine")
     parser.add_argument("--readme", action="store_true", help="rewrite the table in README.md")
     options = parser.parse_args(arguments)

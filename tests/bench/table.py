@@ -14,6 +14,11 @@ DISTURBED = "°"
 Row = Dict[str, Any]
 Column = Tuple[str, int, int, int]  # access, count, depth, threads
 
+LAZILY = (
+    "Images that only a registry has, from one on loopback with a set delay, beside a bare C "
+    "client that fetches the same ranges; what is cached, beside a local file:"
+)
+
 KINDS = {
     ("random", 4096): "random 4 KiB",
     ("sequential", 128 * 1024): "sequential 128 KiB",
@@ -59,6 +64,8 @@ def markdown(result: Row) -> str:
         "",
     ]
     lines += _appends(result["appends"])
+    if result.get("lazy"):
+        lines += ["", LAZILY, "", *_lazily(result["lazy"])]
     if result.get("vm"):
         lines += [
             "",
@@ -155,6 +162,29 @@ def _appends(rows: List[Row]) -> List[str]:
         ours, limit = (f"{row[key] / 1e3:.1f}" for key in ("ours", "limit"))
         ratio = f"**{row['ratio']:.2f}**{DISTURBED if _disturbed(row) else ''}"
         table.append(_line([str(row["depth"]), synced, ours, limit, ratio]))
+    return table
+
+
+def _lazily(rows: List[Row]) -> List[str]:
+    table = [_line(["read", "delay", "ours", "limit", ""]), "|---|---:|---:|---:|---:|"]
+    for row in rows:
+        delay = f"{row['delay_ms']} ms"
+        ours, limit, ratio = (row[key] for key in ("ours", "limit", "ratio"))
+        if row["what"] == "first":
+            cells = ["first of a unit", delay, f"{ours:.1f} ms", f"{limit:.1f} ms"]
+            cells.append(f"delay + **{ratio:.1f} ms**")
+        elif row["what"] == "stream":
+            cells = ["in order, cold", delay, f"{ours:,.0f} MB/s", f"{limit:,.0f} MB/s"]
+            cells.append(f"**{ratio:.2f}**")
+        elif row["what"] == "random":
+            cells = ["64 random readers", "", f"{ours:,.0f} units fetched", f"{limit:,.0f} wanted"]
+            cells.append(f"**{ratio:.2f}** times each")
+        elif row["what"].startswith("mount"):
+            cells = [row["what"], delay, f"{ours} requests", f"{limit} at most", f"**{ratio:.2f}**"]
+        else:
+            cells = [f"cached, {row['what'].partition(', ')[2]}", ""]
+            cells += [f"{ours:,.0f}k/s", f"{limit:,.0f}k/s", f"**{ratio:.2f}**"]
+        table.append(_line(cells))
     return table
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from . import applying, bench, probe, table
+from . import applying, bench, lazy, probe, table
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,17 @@ def test_applying_a_layer_is_measured_or_it_is_said_why(result):
     assert outcome.ours > 0 and outcome.limit >= outcome.extra["synced"] > 0
     assert len(result["applies"]) == 1
     assert "beside `tar -x`" in table.markdown(result)
+
+
+def test_lazily_served_images_are_measured(result):
+    rows = {(row["what"], row["delay_ms"]): row for row in result["lazy"]}
+    assert {("first", delay) for delay in lazy.DELAYS_MS} < set(rows)
+    assert all(math.isfinite(row["ratio"]) and row["ratio"] > 0 for row in rows.values())
+    assert rows["random", 0]["ratio"] == 1  # nothing was fetched twice
+    mount = {"what": "mount and 51 files", "delay_ms": 20, "ours": 20, "limit": 40, "ratio": 0.5}
+    text = table.markdown({**result, "lazy": result["lazy"] + [mount]})
+    assert "| in order, cold | 50 ms |" in text and "**1.00** times each" in text
+    assert "| mount and 51 files | 20 ms | 20 requests | 40 at most | **0.50** |" in text
 
 
 def test_result_survives_json(result):

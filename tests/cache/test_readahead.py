@@ -34,22 +34,38 @@ def test_second_unit_in_a_row_begins_a_stream():
 
 
 def test_window_doubles_up_to_the_longest():
-    streams = readahead.Streams(1000, 8)
+    streams = readahead.Streams(1000, 16)
     streams.missed(0, 1)
-    streams.missed(1, 2)
-    sizes = []
-    mark = 2
-    for _ in range(4):
-        ahead = streams.reached(mark)
-        sizes.append(ahead.stop - ahead.start)
+    ahead = streams.missed(1, 2)
+    windows = []
+    for _ in range(6):
         mark = ahead.mark
-    assert sizes == [4, 8, 8, 8]
+        ahead = streams.reached(mark)
+        windows.append(ahead.stop - mark - 1)
+    assert windows == [4, 8, 16, 16, 16, 16]
+
+
+def test_requests_are_always_under_way():
+    """Once the window is the longest, a quarter of it is fetched for each that is read."""
+    streams = readahead.Streams(1000, 16)
+    streams.missed(0, 1)
+    ahead = streams.missed(1, 2)
+    for _ in range(6):
+        ahead = streams.reached(ahead.mark)
+    assert (ahead.stop - ahead.start, streams.reached(ahead.mark).start) == (4, ahead.stop)
+
+
+def test_reader_that_waits_for_the_mark_counts_as_there():
+    streams = readahead.Streams(1000, 16)
+    streams.missed(0, 1)
+    ahead = streams.missed(1, 2)
+    assert streams.missed(ahead.mark, ahead.mark + 1).start == ahead.stop
 
 
 def test_sequential_reader_waits_twice_and_wastes_little():
     waited, wasted = read_on(readahead.Streams(1000, 32), 100, 600)
     assert waited == 2
-    assert wasted <= 64
+    assert wasted <= 32
 
 
 def test_two_readers_are_followed_at_once():
@@ -67,11 +83,15 @@ def test_many_readers_push_the_oldest_out():
     assert streams.missed(101 + 100, 202) is not None
 
 
-def test_reader_that_overtakes_asks_for_nothing_twice():
+def test_reader_that_waits_for_what_is_on_its_way_asks_for_nothing_twice():
     streams = readahead.Streams(1000, 32)
     streams.missed(0, 1)
-    assert streams.missed(1, 2) == (2, 4, 2)
-    assert streams.missed(2, 3) is None
+    ahead = streams.missed(1, 2)
+    seen = list(range(2, 4))
+    for unit in range(2, 100):
+        ahead = streams.missed(unit, unit + 1)
+        seen += range(ahead.start, ahead.stop) if ahead else []
+    assert seen == list(range(2, seen[-1] + 1))
 
 
 def test_nothing_is_fetched_beyond_the_end():

@@ -17,6 +17,13 @@ from . import raw_layers as raw
 GRANULE = cachefile.GRANULE
 
 
+@pytest.fixture(autouse=True, params=["never", "always"])
+def in_place(request, monkeypatch):
+    """Everything once by system calls, and once in the page cache where it lies."""
+    monkeypatch.setenv("OVERLAYBD_IN_PLACE", request.param)
+    return request.param == "always"
+
+
 # ---- damage
 
 
@@ -201,3 +208,31 @@ def test_damage_of_a_whole_copy_is_an_error(origin, disk, tmp_path):
         with pytest.raises(errors.NativeError) as caught:
             lazy.read_all(image, disk[0])
         assert caught.value.code == errno.EUCLEAN
+
+
+# ---- in place
+
+
+def test_what_is_cached_is_read_in_place_before_and_after_the_switch(
+    origin, disk, tmp_path, in_place
+):
+    blob = lazy.wrapped("lz4", disk[1])
+    (tmp_path / "whole").write_bytes(blob)
+    with origin.image(blob) as image:
+        lazy.read_all(image, disk[0])
+        before = image.stats().in_place
+        lazy.read_all(image, disk[0])
+        cached = image.stats().in_place - before
+        origin.files[1].switch(str(tmp_path / "whole"))
+        lazy.read_all(image, disk[0])
+        switched = image.stats().in_place - before - cached
+    assert (cached > 0, switched > 0) == ((True, True) if in_place else (False, False))
+
+
+def test_switch_gives_the_room_back_though_it_is_mapped(origin, disk, tmp_path):
+    (tmp_path / "whole").write_bytes(disk[1])
+    with origin.image(disk[1]) as image:
+        lazy.read_all(image, disk[0])
+        origin.files[1].switch(str(tmp_path / "whole"))
+        assert (tmp_path / "blob1").stat().st_blocks == 0
+        lazy.read_all(image, disk[0])

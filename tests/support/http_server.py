@@ -105,7 +105,9 @@ class Server:
         self.close()
 
     def start(self) -> None:
-        """Listens; again on the same port after stop()."""
+        """Listens; again on the same port after stop(). Nothing while it does."""
+        if self._listener is not None:
+            return
         if self._unix:
             listener = socket.socket(socket.AF_UNIX)
             if os.path.exists(self._unix):

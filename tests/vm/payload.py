@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is copied into the machine: the service as "make install" lays it out, and tests/vm/guest as
-/opt/vm/guest.
+What is copied into the machine: the service as "make install" lays it out, tests/vm/guest as
+/opt/vm/guest, and for its registry tests/support as /opt/vm/support.
 """
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .harness import machine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GUEST = ROOT / "tests" / "vm" / "guest"
+SUPPORT = ROOT / "tests" / "support"
 
 
 def put(vm: machine.Machine) -> None:
@@ -21,6 +22,7 @@ def put(vm: machine.Machine) -> None:
         _install(folder)
         vm.put(folder, "/")
     vm.put(GUEST, "/opt/vm/guest")
+    vm.put(SUPPORT, "/opt/vm/support")
 
 
 def _install(folder: str) -> None:

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Serves a sample image and shows it, step by step: "make run".
+Serves a sample image lazily and shows it, step by step: "make run".
 
 It is served as it would be on a host with TCMU: Debian's kernel and this checkout's daemon in a
-virtual machine, the disk attached with the snapshotter's own sequence. Nothing is left running.
+virtual machine, the layers in a registry on loopback and nowhere else, the disk attached with the
+snapshotter's own sequence. Nothing is left running.
 """
 from __future__ import annotations
 
 import pathlib
+import random
 import sys
 import tempfile
 import time
 
-from . import fio, sample, session
+from . import fio, lazily, sample, session
 from .harness import errors, machine
 
 PLACE = "/mnt/sample"
@@ -47,7 +49,8 @@ def serve(image: sample.Image) -> None:
         kernel = vm.run("uname -r").strip()
         say("machine", f"Linux {kernel} by {vm.accelerator}, up in {vm.boot_s:.1f} s")
         guest = session.Guest(vm)
-        vm.put(image.folder, IMAGE)
+        said = lazily.publish(guest, image, IMAGE)
+        say("registry", f"{said['repoBlobUrl']}: the layers are here and nowhere else")
         started = guest.call("service.start")
         rss = guest.call("service.memory")["rss"]
         said = guest.call("service.run", ["--version"])["output"].strip()
@@ -56,9 +59,13 @@ def serve(image: sample.Image) -> None:
             f"{said}, ready after {started['seconds']:.2f} s, {mib(rss)} of memory",
         )
         disk = attach(guest)
-        read(guest, image)
+        fetched(guest, image)
+        read_one(guest, image)
+        read_all(guest, image)
+        read_without_registry(guest, image)
         measure(guest, disk)
         detach(guest)
+        guest.call("registry.stop")
     say("machine", "powered off")
 
 
@@ -78,8 +85,42 @@ def attach(guest: session.Guest) -> str:
     return disk
 
 
-def read(guest: session.Guest, image: sample.Image) -> None:
-    """Every file against the digest it had before it went into the image."""
+def fetched(guest: session.Guest, image: sample.Image) -> None:
+    """How little, so far."""
+    found = guest.call("registry.fetched")
+    if found["twice"]:
+        raise errors.VmError(f"fetched twice: {found['twice']}")
+    share = 100 * found["bytes"] / image.stored_bytes
+    text = f"{mib(found['bytes'])} of {mib(image.stored_bytes)}, {share:.0f} %"
+    say("", f"fetched by now: {text}, with {found['requests']} requests")
+
+
+def read_one(guest: session.Guest, image: sample.Image) -> None:
+    path = random.Random("one").choice(sorted(image.files))
+    if guest.call("mounts.digest", f"{PLACE}/{path}") != image.files[path]:
+        raise errors.VmError(f"wrong file: {path}")
+    say("read", f"{path}, which has the right SHA-256")
+    fetched(guest, image)
+
+
+def read_all(guest: session.Guest, image: sample.Image) -> None:
+    took_s = check_all(guest, image)
+    rate = image.file_bytes / MIB / took_s
+    files = f"{len(image.files)} files, {mib(image.file_bytes)}"
+    say("", f"all {files} in {took_s:.2f} s ({rate:.0f} MiB/s)")
+    say("", "every SHA-256 is that of the file which went into the image")
+    fetched(guest, image)
+
+
+def read_without_registry(guest: session.Guest, image: sample.Image) -> None:
+    guest.call("registry.down")
+    took_s = check_all(guest, image)
+    say("cache", f"the registry is gone: all files once more in {took_s:.2f} s, all right")
+    guest.call("registry.up")
+
+
+def check_all(guest: session.Guest, image: sample.Image) -> float:
+    """Every file against the digest it had before it went into the image; seconds of reading."""
     guest.call("mounts.drop_caches")
     started = time.monotonic()
     found = guest.call("mounts.digests", PLACE)
@@ -87,12 +128,7 @@ def read(guest: session.Guest, image: sample.Image) -> None:
     wrong = {path for path, digest in image.files.items() if found.get(path) != digest}
     if wrong or len(found) != len(image.files):
         raise errors.VmError(f"wrong files: {sorted(wrong)}; {len(found)} found in all")
-    rate = image.file_bytes / MIB / took_s
-    say(
-        "read",
-        f"{len(found)} files, {mib(image.file_bytes)} in {took_s:.2f} s ({rate:.0f} MiB/s)",
-    )
-    say("", "every SHA-256 is that of the file which went into the image")
+    return took_s
 
 
 def measure(guest: session.Guest, disk: str) -> None:

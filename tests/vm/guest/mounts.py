@@ -98,6 +98,11 @@ def _sha256(path):
             digest.update(data)
 
 
+def digest(path):
+    """sha256 of a file."""
+    return _sha256(path)
+
+
 def digests(place):
     """Path to sha256 of every regular file in a folder; a FIFO would keep its reader for ever."""
     found = {}

@@ -133,16 +133,22 @@ def start_reading(path):
     reader.start()
 
 
-def wait_blocked(path, timeout_s=10):
-    """Waits until the reader sleeps in the kernel and cannot be woken: state D."""
-    thread = _readers[path].native_id
+def wait_blocked(what, timeout_s=30):
+    """
+    Waits until the reader of a file, or the comparer of a disk, sleeps in the kernel and goes on
+    to: state D.
+    """
+    reader = _readers.get(what) or _comparers[what]
+    thread = reader.native_id
     deadline = time.monotonic() + timeout_s
+    seen = 0
     while time.monotonic() < deadline:
         with open(f"/proc/self/task/{thread}/stat") as file:
-            if file.read().rpartition(")")[2].split()[0] == "D":
-                return
+            seen = seen + 1 if file.read().rpartition(")")[2].split()[0] == "D" else 0
+        if seen == 20:
+            return
         time.sleep(0.01)
-    raise TimeoutError(f"the reader of {path} does not wait for the disk: {_readers[path].outcome}")
+    raise TimeoutError(f"the reader of {what} does not wait for the disk: {reader.outcome}")
 
 
 def finish_reading(path, timeout_s=30):
@@ -213,8 +219,13 @@ def wait_compared(disk, more, timeout_s=30):
 
 
 def stop_comparing(disk, timeout_s=30):
+    _comparers[disk].stop = True
+    return finish_comparing(disk, timeout_s)
+
+
+def finish_comparing(disk, timeout_s=30):
+    """Waits for an end it comes to by itself: a read that fails."""
     comparer = _comparers.pop(disk)
-    comparer.stop = True
     comparer.join(timeout_s)
     if comparer.is_alive():
         raise TimeoutError(f"{disk}: the comparer hangs after {comparer.count} reads")
