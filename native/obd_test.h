@@ -36,7 +36,7 @@ OBD_PUBLIC int obd_test_crc32c(unsigned version, const void *data, size_t count,
 /** Reads the unwrapped LSMT stream; count or -errno, -EINVAL beyond its end. */
 OBD_PUBLIC int64_t obd_test_layer_pread(const struct obd_layer *layer, void *buf, size_t count, uint64_t offset);
 
-/* ---- upper: test_upper_index.c, upper_checkpoint.c, upper_flush.c ---- */
+/* ---- upper: test_upper_index.c, upper_checkpoint.c, upper_compact.c, upper_flush.c ---- */
 
 struct obd_upper_index;
 OBD_PUBLIC int obd_test_upper_index_create(int exact, struct obd_upper_index **ret);
@@ -52,6 +52,8 @@ OBD_PUBLIC void obd_test_upper_index_totals(const struct obd_upper_index *index,
 
 /** From now on this is another start of the kernel, 16 bytes; NULL: the real one again. */
 OBD_PUBLIC void obd_test_upper_boot(const uint8_t *boot);
+/** Index files of at least so many entries are compacted, if that makes them shorter; 0: of as many as always. */
+OBD_PUBLIC void obd_test_upper_compact(uint64_t entries);
 /** What is changed is flushed after so long; 0: after what it always is. For layers that are opened from now on. */
 OBD_PUBLIC void obd_test_upper_timer(unsigned ms);
 

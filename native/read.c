@@ -35,7 +35,6 @@ struct walk {
 
 /* A plan is full; not an error, and never seen outside this file. */
 enum { PLAN_FULL = -ENOBUFS };
-enum { LONG_READ = 16 * 1024 /**< bytes that count for one read more */ };
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b)
 {
@@ -627,9 +626,12 @@ static void forget_decoded(struct obd_worker *worker)
 		worker->decoded[i].layer = NULL;
 }
 
-/* false: pages were not where they had been seen. */
-static bool read_guarded(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
+/* false: pages were not where they had been seen, or what was read may have been evicted from a cache meanwhile. */
+static bool read_in_place(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
 {
+	const struct obd_misses *misses = worker->image->misses;
+	const unsigned clears = misses ? obd_misses_begin(misses) : 0;
+
 	if (sigsetjmp(worker->guard.back, 0)) {
 		obd_image_forget(worker->image);
 		forget_decoded(worker);
@@ -638,37 +640,10 @@ static bool read_guarded(struct obd_worker *worker, const struct obd_piece *piec
 	obd_guard_set(&worker->guard);
 	*ret = read_piece(worker, piece, true);
 	obd_guard_set(NULL);
-	return true;
-}
-
-/* As read_guarded; also false when what was read may have been evicted from a cache meanwhile. */
-static bool read_in_place(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
-{
-	struct obd_misses *misses = worker->image->misses;
-	const unsigned clears = misses ? obd_misses_begin(misses) : 0;
-
-	if (!read_guarded(worker, piece, ret))
-		return false;
 	if (!misses || obd_misses_hold(misses, clears))
 		return true;
 	forget_decoded(worker);
 	return false;
-}
-
-/*
- * Pages become memory of this process by being touched, and asking for them costs something. So only a worker with much
- * to do reads in place.
- */
-static bool is_busy(struct obd_worker *worker, uint64_t count)
-{
-	const uint64_t epoch = obd_image_epoch(worker->image);
-
-	if (worker->epoch != epoch) {
-		worker->epoch = epoch;
-		worker->reads = 0;
-	}
-	worker->reads += 1 + count / LONG_READ;
-	return worker->reads > worker->image->busy_reads;
 }
 
 /* What a writable image has found while it walks is neither freed nor punched before it leaves. */
@@ -689,7 +664,7 @@ int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
 	if (worker->image->writable)
 		return read_graced(worker, piece);
 	// What fails in place is read again by system calls, which can tell why.
-	if (worker->image->in_place && is_busy(worker, piece->count) && read_in_place(worker, piece, &r) &&
+	if (worker->image->in_place && obd_rest_busy(worker, piece->count) && read_in_place(worker, piece, &r) &&
 	    (!r || r == -EAGAIN || r == OBD_MISSING))
 		return r;
 	return read_piece(worker, piece, false);

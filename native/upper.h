@@ -43,11 +43,12 @@ struct obd_upper {
 	pthread_rwlock_t map_lock; /**< guards map */
 	struct obd_upper_index map;
 
-	pthread_mutex_t append_lock; /**< guards the next seven */
+	pthread_mutex_t append_lock; /**< guards the next eight */
 	uint64_t data_end;	     /**< bytes: where the next write goes */
 	uint64_t data_used;	     /**< bytes: end of the data that entries lead to */
 	uint64_t index_end;	     /**< bytes: where the next entry goes */
 	uint64_t index_padded;	     /**< bytes: up to here the file is filled with padding entries */
+	uint64_t compact_at;	     /**< entries: with fewer it is not tried again */
 	struct obd_upper_run *garbage;
 	size_t garbage_count;
 	uint64_t garbage_sectors; /**< since garbage was last given back */
@@ -139,6 +140,12 @@ int obd_upper_end(struct obd_upper *upper, struct obd_error *err);
 /** Sees to it that what was just changed is flushed before long. */
 void obd_upper_timer_kick(struct obd_upper *upper);
 void obd_upper_timer_stop(struct obd_upper *upper);
+
+/* upper_compact.c: flush_lock and append_lock are held, and the data that entries lead to is synced */
+/** Whether most entries of the index file say nothing any more. */
+bool obd_upper_is_long(const struct obd_upper *upper);
+/** Writes the index file anew, if it can. -errno: the disk may go on having the old one, which then is wrong. */
+int obd_upper_compact(struct obd_upper *upper);
 
 /* upper_garbage.c: append_lock is held for the first */
 enum { OBD_UPPER_GARBAGE = 16384 };

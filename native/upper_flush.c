@@ -130,6 +130,24 @@ static bool punch_confirmed(struct obd_upper *upper)
 	return punch_garbage(upper, garbage);
 }
 
+/* Changes wait meanwhile, for the data of those that are complete is synced with it: a second in hours of writing. */
+static int compact_if_long(struct obd_upper *upper)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&upper->append_lock);
+	if (obd_upper_is_long(upper)) {
+		r = sync_data(upper);
+		if (!r) {
+			r = obd_upper_compact(upper);
+			if (r)
+				r = give_up(upper, -r);
+		}
+	}
+	pthread_mutex_unlock(&upper->append_lock);
+	return r;
+}
+
 static int flush_now(struct obd_upper *upper, bool all_garbage)
 {
 	uint64_t covered, index_end, data_used;
@@ -153,7 +171,7 @@ static int flush_now(struct obd_upper *upper, bool all_garbage)
 	}
 	__atomic_store_n(&upper->flushed, covered, __ATOMIC_RELEASE);
 	punch_garbage(upper, garbage);
-	return 0;
+	return compact_if_long(upper);
 }
 
 static int flush(struct obd_upper *upper, bool all_garbage)
@@ -245,7 +263,10 @@ int obd_upper_begin(struct obd_upper *upper, const struct obd_upper_found *found
 	if (fdatasync(upper->data_fd))
 		return failed(err, upper->layer.blob->path, "syncing", errno);
 	r = confirm(upper, OBD_CHECKPOINT_OPEN, upper->index_end, upper->data_end);
-	return r ? failed(err, upper->index_path, "saying that it is written to", -r) : 0;
+	if (r)
+		return failed(err, upper->index_path, "saying that it is written to", -r);
+	r = compact_if_long(upper);
+	return r ? failed(err, upper->layer.blob->path, "syncing", -r) : 0;
 }
 
 int obd_upper_end(struct obd_upper *upper, struct obd_error *err)

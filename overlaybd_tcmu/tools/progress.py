@@ -2,12 +2,12 @@
 """Long work, watched: a line on a terminal that is written over, nothing anywhere else."""
 
 import sys
-import threading
 import time
-from typing import Callable, List
+from typing import Callable
 
 from .. import units
 from ..ffi import writing
+from . import background
 
 PERIOD_S = 0.25
 
@@ -46,38 +46,15 @@ def watch(call: Callable[[writing.Task], None]) -> None:
     Runs a long call of the core, which knows no signals, in a thread of its own, and shows how far
     it is. Ctrl-C ends it soon, and whatever it was writing.
     """
-    failures: List[BaseException] = []
-
-    def run() -> None:
-        try:
-            call(task)
-        except BaseException as error:  # pylint: disable=broad-except
-            failures.append(error)  # raised by whoever waits
-
     with writing.Task() as task:
         progress = Progress(0)
-        thread = threading.Thread(target=run, name="work")
+
+        def look() -> None:
+            done, progress.total = task.progress()
+            progress.update(done)
+
         try:
-            thread.start()
-            while thread.is_alive():
-                thread.join(PERIOD_S)
-                done, progress.total = task.progress()
-                progress.update(done)
-        except BaseException:
-            task.stop()
-            raise
+            background.run(lambda: call(task), look, task.stop, PERIOD_S)
         finally:
-            _join(thread)
             progress.update(task.progress()[0])
             progress.end()
-    if failures:
-        raise failures[0]
-
-
-def _join(thread: threading.Thread) -> None:
-    """Impatience must not take the task away from the thread that uses it."""
-    while thread.is_alive():
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            pass

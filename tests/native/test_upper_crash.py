@@ -62,7 +62,8 @@ class History:
         pending = None
         for record in log.records[:cut]:
             if record.op == disk_log.RENAME:
-                self.configs.append(pending)
+                if record.data == b"config":
+                    self.configs.append(pending)
             elif record.op == disk_log.SYNC and self.configs:
                 self.configs = self.configs[-1:]  # the folder's, or one behind it
             elif record.op == disk_log.MARK:

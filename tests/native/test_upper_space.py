@@ -118,6 +118,67 @@ def test_memory_follows_what_is_written(tmp_path, rng):
 
 
 @pytest.fixture
+def compacting():
+    native_test.upper_compact(64)
+    yield
+    native_test.upper_compact(0)
+
+
+def header_of(index):
+    """What an index file says of the layer."""
+    with open(index, "rb") as file:
+        return file.read(390)
+
+
+def test_index_file_stays_as_long_as_it_needs_to_be(tmp_path, rng, compacting):
+    """What is overwritten for ever makes it no longer; to everybody else it is the same file."""
+    with Disk(tmp_path, False) as disk:
+        os.chmod(disk.pair[1], 0o640)
+        before = header_of(disk.pair[1])
+        for _ in range(20):
+            for _ in range(100):
+                disk.write(rng.randbytes(4096), rng.randrange(8) * 4096)
+            disk.image.flush()
+            disk.check()
+        disk.image.close()
+        assert os.stat(disk.pair[1]).st_size <= 4096 + 16 * 108
+        assert os.stat(disk.pair[1]).st_mode & 0o777 == 0o640
+        assert header_of(disk.pair[1]) == before
+        assert sorted(os.listdir(tmp_path)) == ["data0", "index0"]
+        disk.open()
+        disk.check()
+
+
+def test_index_file_is_compacted_when_it_is_opened(tmp_path):
+    with Disk(tmp_path, False) as disk:
+        for number in range(200):
+            disk.write(bytes([number]) * 4096, 0)
+        disk.image.close()
+        assert os.stat(disk.pair[1]).st_size == 4096 + 16 * 200
+        native_test.upper_compact(64)
+        disk.open()
+        native_test.upper_compact(0)
+        disk.image.close()
+        assert os.stat(disk.pair[1]).st_size == 4096 + 16
+        disk.open()
+        disk.check()
+
+
+def test_index_file_that_was_moved_away_is_not_replaced(tmp_path, compacting):
+    with Disk(tmp_path, False) as disk:
+        os.rename(disk.pair[1], tmp_path / "elsewhere")
+        for number in range(200):
+            disk.write(bytes([number]) * 4096, 0)
+        disk.image.flush()
+        disk.check()
+        disk.image.close()
+        assert os.listdir(tmp_path).count("index0") == 0
+        os.rename(tmp_path / "elsewhere", disk.pair[1])
+        disk.open()
+        disk.check()
+
+
+@pytest.fixture
 def short_timer():
     native_test.upper_timer(50)
     yield

@@ -230,6 +230,52 @@ def opening(folder):
     disk.close()
 
 
+def compacting(folder):
+    """An index file that cannot be written anew stays in use."""
+    native_test.upper_compact(64)
+    for operation, suffix, least in (
+        (disk_log.WRITE, f".new.{os.getpid()}", 0),
+        (disk_log.WRITE, f".new.{os.getpid()}", BLOCK),
+        (disk_log.SYNC, f".new.{os.getpid()}", 0),
+        (disk_log.RENAME, f".new.{os.getpid()}", 0),
+    ):
+        place = os.path.join(folder, f"{operation}-{least}")
+        os.mkdir(place)
+        disk = Disk(place)
+        for _ in range(100):
+            disk.write("C", 2)
+        before = os.stat(disk.pair[1]).st_ino
+        disk_log.fault(operation, suffix, errno.ENOSPC, least=least)
+        disk.image.flush()
+        assert os.stat(disk.pair[1]).st_ino == before
+        assert sorted(os.listdir(place)) == ["data", "index"]
+        disk.write("D", 3)
+        disk.shows("ABCD")
+        native_test.upper_boot(operation.to_bytes(16, "big"))
+        disk.image.flush()
+        disk.reopened_shows("ABCD")
+        assert os.stat(disk.pair[1]).st_ino != before  # opening it tries again
+        disk.close()
+
+
+def compacted(folder):
+    """When nobody knows which of the index files the disk has, nothing is confirmed any more."""
+    native_test.upper_compact(64)
+    disk = Disk(folder)
+    for _ in range(100):
+        disk.write("C", 2)
+    disk_log.fault(disk_log.SYNC, folder, errno.EIO)
+    fails(errno.EIO, disk.image.flush)
+    fails(errno.EIO, disk.write, "D", 3)
+    disk.shows("ABC-")
+    native_test.upper_boot(bytes(16))
+    disk.reopened_shows("ABC-")
+    disk.write("D", 3)
+    disk.image.flush()
+    disk.reopened_shows("ABCD")
+    disk.close()
+
+
 def sealing(folder):
     """A snapshot that cannot seal leaves the image as it was, whichever step it is."""
     refused = {}

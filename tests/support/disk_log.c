@@ -258,15 +258,28 @@ int fsync(int fd)
 	return sync_file(fd, "fsync");
 }
 
+/* The new name, without its folder. */
+static void put_rename(const char *to)
+{
+	const char *slash = strrchr(to, '/'), *name = slash ? slash + 1 : to;
+	struct iovec iov = {(void *)(uintptr_t)name, strlen(name)};
+	struct stat st = {0};
+
+	stat(to, &st);
+	put(RENAME, st.st_ino, 0, iov.iov_len, &iov, 1);
+}
+
 int rename(const char *from, const char *to)
 {
 	int (*next)(const char *, const char *) = real("rename");
 	int r;
 
 	pthread_mutex_lock(&lock);
+	/* the file that goes is held for good: the next new one would have its inode number, and in the log its content */
+	open(to, O_PATH | O_CLOEXEC);
 	r = faulty(RENAME, from, 0) ? -1 : next(from, to);
 	if (!r)
-		put(RENAME, 0, 0, 0, NULL, 0);
+		put_rename(to);
 	pthread_mutex_unlock(&lock);
 	return r;
 }

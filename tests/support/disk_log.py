@@ -12,7 +12,8 @@ are blocks that the file did not have: file systems write those before they say 
         log.write_files(cut, folder, rng)            # as a power cut behind it may leave them
 
 The script marks in the log what it knows: disk_log.mark("text"). A mark "file NAME INODE" gives a
-file its name, from there on; it must have been synced.
+file its name, from there on; it must have been synced. A file that is renamed to such a name may or
+may not have it, until something is synced.
 """
 
 import ctypes
@@ -114,14 +115,24 @@ class Log:
 
     def write_files(self, cut, folder, rng):
         """Every named file as it may be when the power goes behind the first cut records."""
-        names = {}
-        for text in self.marks(cut):
-            if text.startswith("file "):
-                _, name, inode = text.split()
-                names[name] = int(inode)
-        for name, inode in names.items():
-            records = [r for r in self.records[:cut] if r.inode == inode]
+        for name, inodes in self._names(cut).items():
+            inode = rng.choice(inodes)
+            records = [r for r in self.records[:cut] if r.inode == inode and r.op != RENAME]
             _after_power_cut(records, rng).write_file(os.path.join(folder, name))
+
+    def _names(self, cut):
+        """The inodes that each name may lead to."""
+        names = {}
+        for record in self.records[:cut]:
+            text = record.data.decode() if record.op in (MARK, RENAME) else ""
+            if record.op == MARK and text.startswith("file "):
+                _, name, inode = text.split()
+                names[name] = [int(inode)]
+            elif record.op == RENAME and text in names:
+                names[text].append(record.inode)
+            elif record.op == SYNC:  # the folder's: whoever renames syncs it next
+                names = {name: inodes[-1:] for name, inodes in names.items()}
+        return names
 
 
 def _parse(raw):

@@ -16,10 +16,10 @@ import sys
 
 from overlaybd_tcmu.ffi import native
 
-from . import disk_log
+from . import disk_log, native_test
 
 SIZE = 512 << 10
-BLOCK = 512
+COMPACTED = 20  # entries that are enough to write an index file anew
 
 
 def data_of(seed, step, count):
@@ -116,6 +116,7 @@ class Writer:
 
 
 def main(folder, seed, kind, steps, endless=""):
+    native_test.upper_compact(COMPACTED)
     writer = Writer(folder, kind)
     for step, choice in enumerate(choices(seed, int(steps), bool(endless))):
         disk_log.mark(f"begin {step}")

@@ -45,6 +45,7 @@ upper_index_find = _fn(
 upper_index_totals = _fn("upper_index_totals", None, c_void_p, _words, _words, _words)
 _upper_boot = _fn("upper_boot", None, c_char_p)
 upper_timer = _fn("upper_timer", None, c_uint)
+upper_compact = _fn("upper_compact", None, c_uint64)
 
 _crc32c = _fn("crc32c", c_int, c_uint, c_char_p, c_size_t, c_uint32, POINTER(c_uint32))
 _layer_pread = _fn("layer_pread", c_int64, c_void_p, c_void_p, c_size_t, c_uint64)

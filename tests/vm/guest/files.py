@@ -36,5 +36,9 @@ def link(source, target):
     os.symlink(source, target)
 
 
+def unlink(path):
+    os.unlink(path)
+
+
 def remove(folder):
     shutil.rmtree(folder, ignore_errors=True)

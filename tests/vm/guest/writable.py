@@ -19,6 +19,19 @@ def _core():
     return native
 
 
+def tool(name, *arguments):
+    """Runs an installed program of ours as the snapshotter does; it must succeed."""
+    done = subprocess.run(
+        [f"/opt/overlaybd/bin/overlaybd-{name}", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"overlaybd-{name}: status {done.returncode}: {done.stdout}")
+
+
 def paths(folder):
     return {"data": f"{folder}/writable_data", "index": f"{folder}/writable_index"}
 
@@ -39,14 +52,21 @@ def magic(folder):
         return file.read(24).hex()
 
 
-def seal(folder):
-    """Right after a detach: what --seal does; then what the snapshotter does with the files."""
+def take_sealed(folder):
+    """What the snapshotter does with the files of a layer that was sealed; where it lies then."""
     upper = paths(folder)
-    with _core().Upper(upper["data"], upper["index"]) as layer:
-        layer.seal()
     os.makedirs(f"{folder}/fs", exist_ok=True)
     os.rename(upper["data"], f"{folder}/fs/overlaybd.sealed")
     os.unlink(upper["index"])
+    return f"{folder}/fs/overlaybd.sealed"
+
+
+def seal(folder):
+    """Right after a detach: what --seal does; its config."""
+    upper = paths(folder)
+    with _core().Upper(upper["data"], upper["index"]) as layer:
+        layer.seal()
+    take_sealed(folder)
     config = {"repoBlobUrl": "", "lowers": [{"dir": f"{folder}/fs"}], "upper": {}, "resultFile": ""}
     pathlib.Path(folder, "sealed.json").write_text(json.dumps(config))
     return f"{folder}/sealed.json"
@@ -127,6 +147,33 @@ def write_until_full(disk, letter, piece=256 << 10, most=1 << 30):
         return {"written": written, "errno": error.errno}
     finally:
         os.close(fd)
+
+
+def fill(place, first, size=1 << 20, most=1000):
+    """Files numbered from first, each synced, until one is refused: how many, and the errno."""
+    for number in range(first, first + most):
+        try:
+            with open(f"{place}/{number:03}", "wb", buffering=0) as file:
+                file.write(bytes([number % 251]) * size)
+                os.fsync(file.fileno())
+        except OSError as error:
+            return {"count": number - first, "errno": error.errno}
+    return {"count": most, "errno": 0}
+
+
+def filled(place, size=1 << 20):
+    """Which of fill's files are there, all of them with their content."""
+    found = []
+    for path in sorted(pathlib.Path(place).glob("[0-9]*")):
+        if path.read_bytes() == bytes([int(path.name) % 251]) * size:
+            found.append(int(path.name))
+    return found
+
+
+def mend(disk):
+    """e2fsck's status, which may correct what a full disk has left out."""
+    command = ["e2fsck", "-fy", f"/dev/{disk}"]
+    return subprocess.run(command, capture_output=True).returncode
 
 
 def letters(disk, count, piece=256 << 10):
