@@ -591,7 +591,7 @@ int64_t obd_cachefile_present(const struct obd_cachefile *file, uint32_t count, 
 {
 	const struct obd_spill *spill = spill_of(file);
 	const uint64_t granules = file->present.granules;
-	const bool complete = is_complete(file);
+	const bool complete = obd_cachefile_is_complete(file);
 	uint64_t sum = 0;
 
 	if (!count || count > PARTS_MAX)
