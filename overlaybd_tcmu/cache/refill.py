@@ -261,11 +261,13 @@ class Refill:
         count = min(job.stop * self._unit, one.size) - offset
         one.recover(offset, count)
         for start, missing in one.gaps(offset, count):
-            self._fetch_gap(job, buffer[:missing], start)
+            self._fetch_gap(one, buffer[:missing], start, job.priority)
 
-    def _fetch_gap(self, job: schedule.Job, view: memoryview, start: int) -> None:
+    def _fetch_gap(
+        self, one: entry.Entry, view: memoryview, start: int, priority: schedule.Priority
+    ) -> None:
         """Whole parts are given to the readers as soon as they have come."""
-        one, part, filled = job.one, PARTS[job.priority], 0
+        part, filled = PARTS[priority], 0
 
         def fill(done: int) -> None:
             nonlocal filled
@@ -279,7 +281,7 @@ class Refill:
         if one.borrow(view, start):
             fill(len(view))
             return
-        with self.counters.fetching(job.priority.name.lower(), one, len(view)):
+        with self.counters.fetching(priority.name.lower(), one, len(view)):
             one.sources.read_into(view, start, one.size, fill)
 
     def _done(self, job: schedule.Job) -> None:
