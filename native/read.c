@@ -516,12 +516,9 @@ static void forget_decoded(struct obd_worker *worker)
 		worker->decoded[i].layer = NULL;
 }
 
-/* false: pages were not where they had been seen, or what was read may have been evicted from a cache meanwhile. */
-static bool read_in_place(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
+/* false: pages were not where they had been seen. */
+static bool read_guarded(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
 {
-	const struct obd_misses *misses = worker->image->misses;
-	const unsigned clears = misses ? obd_misses_begin(misses) : 0;
-
 	if (sigsetjmp(worker->guard.back, 0)) {
 		obd_image_forget(worker->image);
 		forget_decoded(worker);
@@ -530,6 +527,17 @@ static bool read_in_place(struct obd_worker *worker, const struct obd_piece *pie
 	obd_guard_set(&worker->guard);
 	*ret = read_piece(worker, piece, true);
 	obd_guard_set(NULL);
+	return true;
+}
+
+/* As read_guarded, whose jump would spoil what is remembered here; also false when what was read may be evicted. */
+static bool read_in_place(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
+{
+	const struct obd_misses *misses = worker->image->misses;
+	const unsigned clears = misses ? obd_misses_begin(misses) : 0;
+
+	if (!read_guarded(worker, piece, ret))
+		return false;
 	if (!misses || obd_misses_hold(misses, clears))
 		return true;
 	forget_decoded(worker);
