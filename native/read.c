@@ -18,7 +18,6 @@
 
 /* A plan is full; not an error, and never seen outside this file. */
 enum { PLAN_FULL = -ENOBUFS };
-enum { LONG_READ = 16 * 1024 /**< bytes that count for one read more */ };
 
 /* ---- the disk side ---- */
 
@@ -531,10 +530,10 @@ static bool read_guarded(struct obd_worker *worker, const struct obd_piece *piec
 	return true;
 }
 
-/* As read_guarded; also false when what was read may have been evicted from a cache meanwhile. */
+/* As read_guarded, whose jump would spoil what is remembered here; also false when what was read may be evicted. */
 static bool read_in_place(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
 {
-	struct obd_misses *misses = worker->image->misses;
+	const struct obd_misses *misses = worker->image->misses;
 	const unsigned clears = misses ? obd_misses_begin(misses) : 0;
 
 	if (!read_guarded(worker, piece, ret))
@@ -543,22 +542,6 @@ static bool read_in_place(struct obd_worker *worker, const struct obd_piece *pie
 		return true;
 	forget_decoded(worker);
 	return false;
-}
-
-/*
- * Pages become memory of this process by being touched, and asking for them costs something. So only a worker with much
- * to do reads in place.
- */
-static bool is_busy(struct obd_worker *worker, uint64_t count)
-{
-	const uint64_t epoch = obd_image_epoch(worker->image);
-
-	if (worker->epoch != epoch) {
-		worker->epoch = epoch;
-		worker->reads = 0;
-	}
-	worker->reads += 1 + count / LONG_READ;
-	return worker->reads > worker->image->busy_reads;
 }
 
 /* What a writable image has found while it walks is neither freed nor punched before it leaves. */
@@ -579,7 +562,7 @@ int obd_read_piece(struct obd_worker *worker, const struct obd_piece *piece)
 	if (worker->image->writable)
 		return read_graced(worker, piece);
 	// What fails in place is read again by system calls, which can tell why.
-	if (worker->image->in_place && is_busy(worker, piece->count) && read_in_place(worker, piece, &r) &&
+	if (worker->image->in_place && obd_rest_busy(worker, piece->count) && read_in_place(worker, piece, &r) &&
 	    (!r || r == -EAGAIN || r == OBD_MISSING))
 		return r;
 	return read_piece(worker, piece, false);

@@ -17,7 +17,8 @@
 
 enum {
 	IDLE_MS = 5000,
-	BUSY_READS = 4096, /* in an epoch: milliseconds of its seconds */
+	BUSY_READS = 4096,     /* in an epoch: milliseconds of its seconds */
+	LONG_READ = 16 * 1024, /* bytes that count for one read more */
 };
 
 /* For tests: when to read in place, how long to keep things. */
@@ -63,12 +64,13 @@ void obd_rest_map(struct obd_image *image)
 
 void obd_image_forget(struct obd_image *image)
 {
-	for (uint32_t i = 0; i < image->info.layers; i++)
+	for (uint32_t i = 0; image->in_place && i < image->info.layers; i++)
 		if (image->layers[i]->blob->pages)
 			obd_pages_forget(image->layers[i]->blob->pages);
 }
 
-uint64_t obd_image_epoch(struct obd_image *image)
+/* When the pages are forgotten next, ns of obd_recent_ns; a new value means that they just were. */
+static uint64_t epoch_of(struct obd_image *image)
 {
 	const uint64_t now = obd_recent_ns(), next = now + image->idle_ms * UINT64_C(1000000);
 	uint64_t end = __atomic_load_n(&image->epoch, __ATOMIC_RELAXED);
@@ -78,6 +80,18 @@ uint64_t obd_image_epoch(struct obd_image *image)
 		return end;
 	obd_image_forget(image);
 	return next;
+}
+
+bool obd_rest_busy(struct obd_worker *worker, uint64_t count)
+{
+	const uint64_t epoch = epoch_of(worker->image);
+
+	if (worker->epoch != epoch) {
+		worker->epoch = epoch;
+		worker->reads = 0;
+	}
+	worker->reads += 1 + count / LONG_READ;
+	return worker->reads > worker->image->busy_reads;
 }
 
 /* ms until the pages may be forgotten; -1: there are none. */
