@@ -91,7 +91,8 @@ class Watch:
                 if stop.is_set():
                     one.cancel()
             for address, watched in self._images.items():
-                self._look_at(address, watched)
+                with contextlib.suppress(ValueError):  # closed already, and about to be removed
+                    self._look_at(address, watched)
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_S):
