@@ -15,7 +15,7 @@
 #include "miss.h"
 #include "pages.h"
 
-enum { IOV_MAX_HERE = OBD_WORKER_IOV, RECOVER_CHUNK = 256 * 1024, FILL_PART = 64 * 1024 };
+enum { IOV_MAX_HERE = OBD_WORKER_IOV, RECOVER_CHUNK = 256 * 1024, FILL_PART = 64 * 1024, PARTS_MAX = 65536 };
 
 #define SUM_SEED UINT32_C(0xFFFFFFFF)
 
@@ -585,6 +585,34 @@ int obd_cachefile_next_gap(const struct obd_cachefile *file, uint64_t offset, ui
 	*start = at;
 	*end = at + obd_presence_gap(&file->present, at, file->size - at);
 	return 1;
+}
+
+int64_t obd_cachefile_present(const struct obd_cachefile *file, uint32_t count, uint32_t *ret)
+{
+	const struct obd_spill *spill = spill_of(file);
+	const uint64_t granules = file->present.granules;
+	const bool complete = obd_cachefile_is_complete(file);
+	uint64_t sum = 0;
+
+	if (!count || count > PARTS_MAX)
+		return -EINVAL;
+	for (uint64_t part = 0, first = 0; part < count; part++) {
+		const uint64_t stop = granules / count * (part + 1) + granules % count * (part + 1) / count;
+		uint64_t found = stop - first;
+
+		if (!complete) {
+			found = obd_presence_count(&file->present, first, stop);
+			if (spill)
+				found += obd_presence_count(&spill->present, first, stop);
+			if (found > stop - first) // some of it is in both
+				found = stop - first;
+		}
+		if (ret)
+			ret[part] = (uint32_t)found;
+		sum += found;
+		first = stop;
+	}
+	return (int64_t)sum;
 }
 
 int64_t obd_cachefile_copy(struct obd_cachefile *file, void *buf, size_t count, uint64_t offset)

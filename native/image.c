@@ -214,6 +214,10 @@ void obd_image_stats(const struct obd_image *image, struct obd_image_stats *ret)
 		.discards = sum.discards,
 		.flushes = sum.flushes,
 		.in_place = sum.in_place,
+		.in_place_bytes = sum.in_place_bytes,
+		.cache_reads = sum.cache_reads,
+		.cache_bytes = sum.cache_bytes,
+		.misses = sum.misses,
 		.inflight_max = __atomic_load_n(&image->inflight_max, __ATOMIC_RELAXED),
 	};
 	pthread_mutex_lock(&locked->work.lock);

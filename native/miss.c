@@ -285,8 +285,10 @@ void obd_miss_park(struct obd_worker *worker, const struct obd_piece *piece)
 		waiter->image = image;
 		waiter->offset = worker->miss.offset;
 		waiter->count = worker->miss.count;
-		if (!piece->since)
+		if (!piece->since) {
 			waiter->piece.since = obd_now_ns();
+			obd_count(&worker->counters.misses, 1);
+		}
 		if (worker->rejected.layer) {
 			waiter->piece.rejected_layer = worker->rejected.layer;
 			waiter->piece.rejected_block = worker->rejected.block;

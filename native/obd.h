@@ -16,7 +16,7 @@
 #define OBD_PUBLIC __attribute__((visibility("default")))
 
 /** Bumped with every change of a struct or a signature below; Python refuses another. */
-#define OBD_ABI_VERSION 3u
+#define OBD_ABI_VERSION 4u
 
 OBD_PUBLIC uint32_t obd_abi(void);
 /** sizeof a struct of this header by its name ("obd_error"), 0 when unknown. */
@@ -150,6 +150,11 @@ OBD_PUBLIC int obd_cachefile_switch(struct obd_cachefile *file, const char *path
 /** The next range at or after offset that the file does not have. 1 found, 0 none. */
 OBD_PUBLIC int obd_cachefile_next_gap(const struct obd_cachefile *file, uint64_t offset, uint64_t *start,
 				      uint64_t *end);
+/**
+ * The file in count (1 to 65536) parts of about the same size, in granules (4096 bytes): how many each has. Their sum,
+ * or -EINVAL. ret may be NULL.
+ */
+OBD_PUBLIC int64_t obd_cachefile_present(const struct obd_cachefile *file, uint32_t count, uint32_t *ret);
 /** Copies what is present from offset on, up to the first gap; bytes or -errno. */
 OBD_PUBLIC int64_t obd_cachefile_copy(struct obd_cachefile *file, void *buf, size_t count, uint64_t offset);
 /** The epoch of the last read of each of count units; 0: not since the file was opened. */
@@ -261,6 +266,10 @@ struct obd_image_stats {
 	uint64_t in_place; /**< reads of layer files that found the bytes in the page cache and copied nothing */
 	uint64_t threads;  /**< helper threads alive now */
 	uint64_t writes, write_bytes, discards, flushes;
+	uint64_t in_place_bytes;
+	/* reads, in place or not, that found their bytes in layers which are fetched as they are read */
+	uint64_t cache_reads, cache_bytes;
+	uint64_t misses; /**< pieces of requests that waited for bytes of those */
 };
 
 /** Where the time of requests goes that are not simply answered. */
@@ -268,7 +277,8 @@ enum obd_stage {
 	OBD_STAGE_QUEUE = 0,  /**< a piece that must wait for the disk, until a thread that may wait takes it up */
 	OBD_STAGE_DISK = 1,   /**< a read towards the disk that had to wait */
 	OBD_STAGE_DECODE = 2, /**< decoding a ZFile block; one in OBD_DECODE_SAMPLE is timed */
-	OBD_STAGES = 3,
+	OBD_STAGE_WAIT = 3,   /**< a piece of a request that bytes were missing for, until they were there */
+	OBD_STAGES = 4,
 };
 enum { OBD_DECODE_SAMPLE = 64 };
 

@@ -89,3 +89,15 @@ uint64_t obd_presence_gap(const struct obd_presence *presence, uint64_t offset, 
 {
 	return run(presence, offset, count, ~UINT64_C(0));
 }
+
+uint64_t obd_presence_count(const struct obd_presence *presence, uint64_t first, uint64_t stop)
+{
+	uint64_t count = 0;
+
+	for (uint64_t word = first >> WORD_SHIFT; word << WORD_SHIFT < stop; word++) {
+		const uint64_t bits = __atomic_load_n(&presence->words[word], __ATOMIC_RELAXED);
+
+		count += (unsigned)__builtin_popcountll(bits & mask_of(word, first, stop));
+	}
+	return count;
+}

@@ -44,6 +44,8 @@ void obd_presence_set(struct obd_presence *presence, uint64_t offset, uint64_t c
 void obd_presence_clear(struct obd_presence *presence, uint64_t offset, uint64_t count);
 /** How many of the count bytes from offset on are there before the first that are not; 0 to count. */
 uint64_t obd_presence_run(const struct obd_presence *presence, uint64_t offset, uint64_t count);
+/** How many of the granules [first, stop) are there. */
+uint64_t obd_presence_count(const struct obd_presence *presence, uint64_t first, uint64_t stop);
 /** As obd_presence_run, for bytes that are not there. */
 uint64_t obd_presence_gap(const struct obd_presence *presence, uint64_t offset, uint64_t count);
 

@@ -180,6 +180,8 @@ static int read_cached(struct obd_worker *worker, const struct obd_layer *layer,
 			 (unsigned long long)count, (unsigned long long)offset, strerror(-r));
 	if (r == OBD_MISSING)
 		missing(worker, layer, offset, count);
+	if (!r)
+		obd_count_disk(&worker->counters, count, true);
 	return r;
 }
 
@@ -190,10 +192,9 @@ static int read_list(struct obd_worker *worker, const struct obd_layer *layer, i
 	const struct obd_blob *blob = layer->blob;
 	ssize_t r = -1;
 
-	obd_count(&worker->counters.disk_reads, 1);
-	obd_count(&worker->counters.disk_bytes, count);
 	if (blob->cache)
 		return read_cached(worker, layer, used, count, offset);
+	obd_count_disk(&worker->counters, count, false);
 	if (blob->memory)
 		r = used == 1 ? pread(blob->fd, worker->iov[0].iov_base, (size_t)count, (off_t)offset)
 			      : preadv(blob->fd, worker->iov, used, (off_t)offset);
@@ -218,7 +219,7 @@ static const uint8_t *find_in_place(struct walk *walk, const struct obd_layer *l
 		return NULL;
 	if (!obd_pages_seen(pages, offset, count) && !obd_pages_ask(pages, offset, count))
 		return NULL;
-	obd_count(&walk->worker->counters.in_place, 1);
+	obd_count_in_place(&walk->worker->counters, count, layer->blob->cache);
 	return pages->bytes + offset;
 }
 
@@ -245,8 +246,7 @@ static int plan_read(struct walk *walk, const struct obd_layer *layer, uint64_t 
 	};
 	slot->used += (last - first + OBD_DIRECT_ALIGN - 1) & ~(uint64_t)(OBD_DIRECT_ALIGN - 1);
 	slot->count++;
-	obd_count(&walk->worker->counters.disk_reads, 1);
-	obd_count(&walk->worker->counters.disk_bytes, count);
+	obd_count_disk(&walk->worker->counters, count, false);
 	return 0;
 }
 

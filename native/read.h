@@ -30,13 +30,38 @@ struct obd_piece {
 /** Counters of one worker: written by it alone, read by anybody. */
 struct obd_counters {
 	uint64_t reads, read_bytes, zero_bytes, errors, inline_reads, disk_reads, disk_bytes, hits, blocked,
-		blocks_decoded, block_hits, slow_reads, writes, write_bytes, discards, flushes, in_place;
+		blocks_decoded, block_hits, slow_reads, writes, write_bytes, discards, flushes, in_place,
+		in_place_bytes, cache_reads, cache_bytes, misses;
 	struct obd_latency stages[OBD_STAGES];
 };
 
 static inline void obd_count(uint64_t *counter, uint64_t more)
 {
 	__atomic_store_n(counter, *counter + more, __ATOMIC_RELAXED);
+}
+
+static inline void obd_count_cached(struct obd_counters *counters, uint64_t count)
+{
+	obd_count(&counters->cache_reads, 1);
+	obd_count(&counters->cache_bytes, count);
+}
+
+/** A read of count bytes of a layer file; cached: of one that is fetched as it is read. */
+static inline void obd_count_disk(struct obd_counters *counters, uint64_t count, bool cached)
+{
+	obd_count(&counters->disk_reads, 1);
+	obd_count(&counters->disk_bytes, count);
+	if (cached)
+		obd_count_cached(counters, count);
+}
+
+/** The same, where it lies in the page cache. */
+static inline void obd_count_in_place(struct obd_counters *counters, uint64_t count, bool cached)
+{
+	obd_count(&counters->in_place, 1);
+	obd_count(&counters->in_place_bytes, count);
+	if (cached)
+		obd_count_cached(counters, count);
 }
 
 /** A decoded ZFile block that is kept because the next read often wants its other half. */

@@ -219,11 +219,16 @@ void obd_piece_done(struct obd_worker *worker, const struct obd_piece *piece, in
 
 static void serve_piece(struct obd_worker *worker, const struct obd_piece *piece)
 {
+	const uint64_t waited = piece->since ? obd_now_ns() - piece->since : 0;
 	int r = obd_piece_serve(worker, piece);
 
-	if (r == OBD_MISSING)
+	if (r == OBD_MISSING) {
 		obd_miss_park(worker, piece);
-	else if (r == -EAGAIN && !worker->may_block)
+		return;
+	}
+	if (piece->since)
+		obd_latency_add(&worker->counters.stages[OBD_STAGE_WAIT], waited);
+	if (r == -EAGAIN && !worker->may_block)
 		obd_work_blocked(worker->image, piece);
 	else
 		obd_piece_done(worker, piece, r);
@@ -448,6 +453,7 @@ void obd_work_blocked(struct obd_image *image, const struct obd_piece *piece)
 	if (record && wake_one(image)) {
 		*record = *piece;
 		record->left = now;
+		record->since = 0; // what it waited for has come, and is counted
 		record->next = NULL;
 		*work->blocked_tail = record;
 		work->blocked_tail = &record->next;

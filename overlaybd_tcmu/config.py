@@ -9,7 +9,8 @@ fills whatever the nested one leaves empty:
     cacheConfig.cacheType empty     registryCacheDir, registryCacheSizeGB, cacheType
     credentialConfig.mode empty     credentialFilePath, with mode "file"
 
-The rest of the program sees one frozen ServiceConfig with the outcome. It is read once, at start.
+The rest of the program sees one frozen ServiceConfig with the outcome. It is read at start, and
+again when the process is told to: reload.py.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Callable, List, Optional
 
-from . import __version__, audit, config, errors, log, notify
+from . import __version__, audit, config, errors, log, notify, reload
 from .ffi import libtcmu, native, process
 from .image import config as image_config
 from .image import opener, remote
@@ -42,7 +42,8 @@ exit status:
   5  devices did not finish in time when stopping; the next start takes them over
 
 signals:
-  SIGHUP   open the log files anew
+  SIGHUP   open the log files anew, and read the configuration again: the log
+           says what of it acts, and when
   SIGUSR1  write the state of each device to the log
 """
 
@@ -78,6 +79,7 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # readable: to stop
         self.report_state: Callable[[], None] = lambda: None
+        self.reload: Callable[[], None] = lambda: None
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="signals")
         self._thread.start()
@@ -103,6 +105,7 @@ class Signals:
         logger.info("signal received name=%s", signal.Signals(number).name)
         if number == signal.SIGHUP:
             log.reopen()
+            self.reload()
         elif number == signal.SIGUSR1:
             self.report_state()
         else:
@@ -115,6 +118,7 @@ class Daemon:
     def __init__(self, service: config.ServiceConfig, signals: Signals, path: str) -> None:
         self._service = service
         self._signals = signals
+        self._path = path
         self._drain = audit.Drain()
         self._remote = remote.Remote(service, path=path)
         self._handler = handler.Handler(self._open_image)
@@ -130,9 +134,11 @@ class Daemon:
         try:
             self._signals.report_state = self._log_state
             messages = self._start()
+            self._signals.reload = self._reload
             self._start_ops()
             self._serve(messages)
             notify.send("STOPPING=1")
+            self._signals.reload = lambda: None
         finally:
             if not self._stop():
                 logging.shutdown()
@@ -164,7 +170,7 @@ class Daemon:
             return
         from .ops import service as ops  # here: it takes 200 ms, and nobody else need wait for it
 
-        self._ops = ops.Service(self._service, self._handler)
+        self._ops = ops.Service(self._service, self._handler, self._remote)
         self._ops.start()
 
     def _serve(self, messages: pump.Pump) -> None:
@@ -239,6 +245,30 @@ class Daemon:
     def _open_image(self, one: image_config.ImageConfig, stop: threading.Event) -> native.Image:
         engine, events = self._service.io_engine, self._drain.events
         return opener.open_image(one, engine, events, self._remote, stop)
+
+    def _reload(self) -> None:
+        """On the thread "signals": nothing here may take long."""
+        try:
+            found, warnings = config.load(self._path)
+        except errors.ConfigError as error:
+            logger.error("configuration not read again, all stays as it was error=%s", error)
+            return
+        for warning in warnings:
+            logger.warning("config %s", warning)
+        service, changes = reload.compare(self._service, found)
+        self._service = service
+        changed = {change.key for change in changes}
+        if "logConfig.logLevel" in changed:
+            log.set_level(service.log.level)
+            libtcmu.library().set_log_level(libtcmu.LOG_LEVELS[service.log.level])
+        log.resize(service.log.size_mb, service.log.rotate_num)
+        if changed & {"enableAudit", "auditPath"}:
+            audit.setup(service.audit_path if service.enable_audit else "")
+        self._remote.reload(service)
+        for change in changes:
+            later = change.when is reload.When.NEXT_START
+            logger.log(logging.WARNING if later else logging.INFO, "reload %s", change)
+        logger.info("configuration read again changes=%d", len(changes))
 
     def _log_state(self) -> None:
         for line in self._handler.describe():

@@ -63,13 +63,17 @@ class RotatingFile(logging.Handler):
         super().__init__()
         self.path = path
         self.lost = 0
-        self._limit = max(size, MIN_SIZE)
-        self._files = min(max(files, 1), MAX_FILES)
+        self.resize(size, files)
         self._file: Optional[TextIO] = None
         self._identity: Tuple[int, int] = (0, 0)
         self._size = 0
         self.setFormatter(Formatter())
         self._open()
+
+    def resize(self, size: int, files: int) -> None:
+        """Counts when the next line is written."""
+        self._limit = max(size, MIN_SIZE)
+        self._files = min(max(files, 1), MAX_FILES)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -193,6 +197,13 @@ def setup(level: int, path: str, size_mb: int = 10, files: int = 3) -> None:
 def set_level(number: int) -> None:
     """From now on, until the next start; 0 to 4, as in LEVELS."""
     logging.getLogger().setLevel(LEVELS[number])
+
+
+def resize(size_mb: int, files: int) -> None:
+    """Of the log's file from now on, as in setup()."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RotatingFile):
+            handler.resize(size_mb * units.MiB, files)
 
 
 def level() -> int:

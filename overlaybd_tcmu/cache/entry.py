@@ -51,6 +51,7 @@ class Entry:
         self.users = 1  # under the store's lock
         self.sources = sources.Sources()
         self.whole = False  # a local copy has taken its place
+        self.fetched = 0  # bytes, from registries; counters.py adds
         self._record = kept  # None: nothing of it is on disk
         self._unit = unit
         # Units recover() has been tried for: nothing is to be found in a record that is new.
@@ -196,6 +197,20 @@ class Entry:
         self.file.switch(path)
         with self._lock:
             self.whole = True
+
+    def present(self) -> int:
+        """Bytes that are here."""
+        return min(self.file.present() * GRANULE, self.size)
+
+    def picture(self, parts: int) -> List[float]:
+        """How much of each of so many parts is here, 0 to 1; of fewer if there are no more."""
+        granules = -(-self.size // GRANULE)
+        parts = max(min(parts, granules), 1)
+        bounds = [granules * part // parts for part in range(parts + 1)]
+        found = self.file.present_in(parts)
+        return [
+            count / max(stop - first, 1) for count, first, stop in zip(found, bounds, bounds[1:])
+        ]
 
     def heat(self, offset: int, count: int) -> int:
         """The epoch of the last read in the range; 0: none since it was opened."""

@@ -27,7 +27,7 @@ from .. import errors
 from .. import log as rates
 from .. import trace, units
 from ..ffi import cachefile
-from . import entry, readahead, schedule, store
+from . import counters, entry, readahead, schedule, store
 
 log = logging.getLogger("cache.refill")
 
@@ -72,6 +72,7 @@ class Refill:
         self._led = False
         self._stopped = False
         self._limit = rates.RateLimit()
+        self.counters = counters.Counters()
 
     def start(self) -> None:
         with self._lock:
@@ -102,6 +103,15 @@ class Refill:
         """Fetches a range as if it had been missed, for who knows what will be read first."""
         first, stop = offset // self._unit, -(-(offset + count) // self._unit)
         self._add(one, first, stop, _Priority.READ, reader)
+
+    def want_ahead(self, one: entry.Entry, offset: int, count: int) -> bool:
+        """Fetches a range nobody waits for; False: so much of that is waiting, come again."""
+        with self._lock:
+            if not self._schedule.takes_ahead():
+                return False
+        first, stop = offset // self._unit, -(-(offset + count) // self._unit)
+        self._add(one, first, stop, _Priority.AHEAD, 0)
+        return True
 
     def forget(self, one: entry.Entry) -> None:
         """The entry has no source any more: what is not under way is dropped."""
@@ -251,11 +261,13 @@ class Refill:
         count = min(job.stop * self._unit, one.size) - offset
         one.recover(offset, count)
         for start, missing in one.gaps(offset, count):
-            self._fetch_gap(one, buffer[:missing], start, PARTS[job.priority])
+            self._fetch_gap(one, buffer[:missing], start, job.priority)
 
-    def _fetch_gap(self, one: entry.Entry, view: memoryview, start: int, part: int) -> None:
+    def _fetch_gap(
+        self, one: entry.Entry, view: memoryview, start: int, priority: schedule.Priority
+    ) -> None:
         """Whole parts are given to the readers as soon as they have come."""
-        filled = 0
+        part, filled = PARTS[priority], 0
 
         def fill(done: int) -> None:
             nonlocal filled
@@ -268,7 +280,8 @@ class Refill:
 
         if one.borrow(view, start):
             fill(len(view))
-        else:
+            return
+        with self.counters.fetching(priority.name.lower(), one, len(view)):
             one.sources.read_into(view, start, one.size, fill)
 
     def _done(self, job: schedule.Job) -> None:
@@ -292,6 +305,7 @@ class Refill:
 
     def _failed(self, job: schedule.Job, error: errors.RegistryError) -> None:
         one = job.one
+        self.counters.failed(error.kind)
         offset = job.first * self._unit
         count = min(job.stop * self._unit, one.size) - offset
         allowed, _ = self._limit.allow(one.digest)

@@ -64,6 +64,7 @@ class Room:
         while self.extent * EXTENTS < capacity:
             self.extent *= 2
         self.capacity = capacity
+        self._least = limits.unit
         self._folder = place
         self._owner = owner
         self._clock = limits.clock
@@ -75,6 +76,7 @@ class Room:
         self._heat: Dict[policy.Key, int] = {}  # of blobs that nobody has open
         self._originals = list(place.originals())
         self._looked = 0.0
+        self.evicted = 0  # bytes since the start
         self.pinned: FrozenSet[str] = place.pinned()
         self._find_what_is_there()
 
@@ -137,8 +139,18 @@ class Room:
 
     def make(self, count: int) -> bool:
         """Room for count bytes, whatever the marks say. False: nothing was left to evict."""
+        return self.free(count) > 0
+
+    def free(self, count: int) -> int:
+        """Evicts so many bytes if there are any that may go; how many it was."""
         with self._trimming:
-            return self._evict(count) > 0
+            return self._evict(count)
+
+    def resize(self, capacity: int) -> None:
+        """Another capacity in bytes; what is too much then goes with the next trim()."""
+        with self._lock:
+            self.capacity = max(capacity, LEAST * self._least)
+            self._policy.capacity = self.capacity
 
     def save(self) -> None:
         """Remembers the order for next time."""
@@ -197,6 +209,8 @@ class Room:
             if gone:
                 self._owner.drop(digest)
         freed += sum(count for _, count in taken)
+        with self._lock:
+            self.evicted += freed
         log.debug("evicted need=%d freed=%d extents=%d", need, freed, len(taken))
         return freed
 

@@ -99,6 +99,10 @@ class Schedule:
         self._push(job)
         return True
 
+    def takes_ahead(self) -> bool:
+        """Whether more read-ahead that is no reader's would leave enough room for theirs."""
+        return self._waiting[Priority.AHEAD] < AHEAD_MAX // 4
+
     def promote(self, job: Job, reader: int) -> None:
         """Somebody waits for it now."""
         if job.running or job.priority is Priority.READ:

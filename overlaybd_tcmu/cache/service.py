@@ -10,16 +10,17 @@ The cache as its users see it: leases of blobs, for layers that are fetched as t
 """
 
 import concurrent.futures
+import dataclasses
 import logging
 import threading
 import time
 from types import TracebackType
-from typing import Optional, Type
+from typing import List, Optional, Type
 
 from .. import config, errors, units
 from ..ffi import cachefile, native
 from ..registry import blob, retry
-from . import control, entry, folder, outage, refill, schedule, sources, store
+from . import control, counters, entry, folder, outage, prefetch, refill, schedule, sources, store
 
 log = logging.getLogger("cache.service")
 
@@ -31,6 +32,17 @@ TAIL_SHARE = 256  # of its size
 TAIL_MAX = 4 * units.MiB
 
 _Kind = errors.RegistryFailure
+
+
+@dataclasses.dataclass(frozen=True)
+class Blob:
+    """What a cache has of one blob, in bytes."""
+
+    digest: str
+    size: int
+    used: int  # on disk
+    pinned: bool
+    open: bool  # some image has it
 
 
 class Cache:
@@ -49,8 +61,10 @@ class Cache:
         # Who fails reads after a while must notice before that when the registry is back.
         pause_s = min(schedule.LONGEST_S, service.outage.deadline_s / 4)
         self.refill = refill.Refill(self.store, pause_s)
+        self.prefetch = prefetch.Prefetch(self.store, self.refill)
         self.watch = outage.Watch()
         self._control: Optional[control.Server] = None
+        self._trimming: List[threading.Thread] = []
 
     def start(self) -> None:
         self.refill.start()
@@ -68,8 +82,56 @@ class Cache:
         if self._control is not None:
             self._control.stop()
         self.watch.stop()
+        self.prefetch.stop()
+        for thread in self._trimming:
+            thread.join()
         self.refill.stop()
         self.store.close()
+
+    def reload(self, service: config.ServiceConfig) -> None:
+        """Its size and the credentials."""
+        self._registry.reload(service)
+        if self.store.room is not None:
+            self.store.room.resize(service.cache.size_gb * units.GiB)
+            # It may be much, and who asks has other things to do.
+            self._trimming = [one for one in self._trimming if one.is_alive()]
+            self._trimming.append(threading.Thread(target=self.store.trim, name="trim"))
+            self._trimming[-1].start()
+
+    def report(self) -> counters.Report:
+        """Counts what is counted, and looks at nothing else."""
+        room = self.store.room
+        return counters.Report(
+            self.store.folder.path if self.store.folder else "",
+            room.capacity if room else 0,
+            room.used() if room else 0,
+            self.store.in_memory(),
+            len(self.store.pinned()),
+            self.store.misses.parked(),
+            room.evicted if room else 0,
+            self.refill.counters.read(),
+        )
+
+    @staticmethod
+    def is_digest(text: str) -> bool:
+        """Whether a blob could have that name."""
+        return folder.is_digest(text)
+
+    def blobs(self) -> List[Blob]:
+        """All of which something is here."""
+        found = [self.known(digest) for digest in self.store.digests()]
+        return [one for one in found if one is not None]
+
+    def known(self, digest: str) -> Optional[Blob]:
+        """What is here of one blob; None: nothing."""
+        size = self.store.size_of(digest)
+        if size is None:
+            return None
+        used = self.store.room.used_by(digest) if self.store.room else 0
+        one = self.store.hold(digest)
+        if one is not None:
+            self.store.give_back(one)
+        return Blob(digest, size, used, digest in self.store.pinned(), one is not None)
 
     def remote(self, repository: str, digest: str, size: int) -> blob.RemoteBlob:
         """The blob of a registry, for who reads all of it; to be closed."""

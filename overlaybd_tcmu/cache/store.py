@@ -176,6 +176,10 @@ class Store:
             used = set(self._entries)
         return sorted(used | set(self.folder.digests() if self.folder else []))
 
+    def in_memory(self) -> int:
+        """Bytes that the disk did not take."""
+        return self._spill.used
+
     def pinned(self) -> FrozenSet[str]:
         return self.room.pinned if self.room is not None else frozenset()
 

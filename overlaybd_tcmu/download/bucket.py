@@ -32,11 +32,17 @@ class Bucket:
         self._balance = rate * BURST_S
         self._seen = clock.now()
 
+    def set_rate(self, rate: float) -> None:
+        """From now on; who waits already waits as it was told."""
+        with self._lock:
+            self._rate = rate
+            self._balance = min(self._balance, rate * BURST_S)
+
     def take(self, count: int, stop: threading.Event) -> bool:
         """Waits until count bytes were due; False: stop was set."""
-        if self._rate <= 0:
-            return not stop.is_set()
         with self._lock:
+            if self._rate <= 0:
+                return not stop.is_set()
             now = self._clock.now()
             earned = (now - self._seen) * self._rate
             self._balance = min(self._balance + earned, self._rate * BURST_S) - count

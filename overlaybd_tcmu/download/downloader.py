@@ -43,6 +43,14 @@ class Layer(NamedTuple):
     remote: Callable[[], blob.RemoteBlob]
 
 
+class Progress(NamedTuple):
+    """Of a device's download, in bytes; state: waiting, downloading, done, failed, stopped."""
+
+    state: str
+    size: int
+    done: int
+
+
 class Downloader:
     """start() it once, stop() it before the leases are closed."""
 
@@ -63,10 +71,23 @@ class Downloader:
         self._limit = bucket.Bucket(settings.max_mbps * units.MiB, clock)
         self._lock = threading.Lock()
         self._remote: Optional[blob.RemoteBlob] = None
+        self._state = "waiting"
+        self._finished = 0  # bytes, of whole layers
+        self._moved: Optional[transfer.Transfer] = None
         self._thread = threading.Thread(target=self._run, name="download")
 
     def start(self) -> None:
         self._thread.start()
+
+    def set_rate(self, max_mbps: int) -> None:
+        """MiB/s from now on; 0 or less: no limit."""
+        self._limit.set_rate(max_mbps * units.MiB)
+
+    def progress(self) -> Progress:
+        """At any time; nothing waits for it."""
+        moved = self._moved
+        size = sum(layer.lease.one.size for layer in self._layers)
+        return Progress(self._state, size, self._finished + (moved.done if moved else 0))
 
     def stop(self) -> None:
         """Joins the thread, whatever it is doing."""
@@ -83,8 +104,10 @@ class Downloader:
         try:
             self._download()
         except transfer.Stopped:
+            self._state = "stopped"
             log.debug("download stopped image=%s", self._name)
         except Exception:  # the thread's top
+            self._state = "failed"
             log.exception("download failed image=%s", self._name)
 
     def _download(self) -> None:
@@ -95,17 +118,21 @@ class Downloader:
             text, self._name, len(self._layers), delay_s, settings.max_mbps, settings.try_count
         )
         self._wait(delay_s)
+        self._state, outcome = "downloading", "done"
         waiting = [(layer, 0) for layer in self._layers]
         while waiting:
             layer, failed = waiting.pop(0)
             if self._attempt(layer, failed + 1):
+                self._finished += layer.lease.one.size
                 continue
             if settings.try_count and failed + 1 >= settings.try_count:
                 log.error("layer not downloaded digest=%s", layer.lease.one.digest)
+                outcome = "failed"
                 continue
             waiting.append((layer, failed + 1))
             whole_s = min(LONGEST_S, FIRST_S * 2.0 ** min(failed, 30))
             self._wait(random.uniform(whole_s / 2, whole_s))
+        self._state = outcome
         log.info("background download over image=%s", self._name)
 
     def _attempt(self, layer: Layer, number: int) -> bool:
@@ -125,6 +152,8 @@ class Downloader:
             return True
         except (errors.Error, OSError) as error:
             self._check()
+            if isinstance(error, errors.RegistryError):
+                self._cache.refill.counters.failed(error.kind)
             log.warning("download failed digest=%s attempt=%d error=%s", one.digest, number, error)
             return False
 
@@ -146,7 +175,11 @@ class Downloader:
         cache, size = self._cache, self._settings.block_size
         means = transfer.Means(cache.store, cache.refill, self._limit, self._stop)
         moved = transfer.Transfer(layer.lease.one, self._open(layer), target, size, means)
-        moved.run()
+        self._moved = moved
+        try:
+            moved.run()
+        finally:
+            self._moved = None
         text = "downloaded digest=%s size=%d fetched=%d"
         log.info(text, layer.lease.one.digest, layer.lease.one.size, moved.fetched)
 

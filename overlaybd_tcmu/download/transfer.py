@@ -55,6 +55,7 @@ class Transfer:
         means: Means,
     ) -> None:
         self.fetched = 0  # bytes from the registry
+        self.done = 0  # bytes, wherever they came from
         self._source = source
         self._remote = remote
         self._target = target
@@ -68,14 +69,14 @@ class Transfer:
         """The blob is whole and right, or raises: RegistryError, OSError, Stopped."""
         offset = 0
         while offset < self._size:
-            end = self._first_to_fetch(offset)
+            end = self.done = self._first_to_fetch(offset)
             if end > offset:
                 offset = end
                 continue
             span = self._span(offset)
             for view in self._blocks(offset, span):
                 self._keep(view, offset)
-                offset += len(view)
+                offset = self.done = offset + len(view)
         found = f"{self._digest.name}:{self._digest.hexdigest()}"
         if found != self._source.digest:
             self._target.one.discard()
@@ -115,6 +116,7 @@ class Transfer:
     def _blocks(self, offset: int, count: int) -> Iterator[memoryview]:
         """A range from the registry, a block at a time; each is valid until the next."""
         filled, wanted = 0, min(len(self._block), count)
+        self._means.fetching.counters.fetched("download", self._source, 0)
         with self._remote.stream(offset, count) as chunks:
             for chunk in chunks:
                 self._pace(len(chunk))
@@ -130,6 +132,7 @@ class Transfer:
 
     def _pace(self, count: int) -> None:
         self.fetched += count
+        self._means.fetching.counters.fetched("download", self._source, count, requests=0)
         self._check()
         if not self._means.limit.take(count, self._means.stop):
             raise Stopped()

@@ -151,6 +151,16 @@ class CacheFile(native.Handle):
         )
         return (start.value, end.value) if found else None
 
+    def present(self) -> int:
+        """Granules that are there."""
+        return int(core.library().cachefile_present(self.address, 1, None))
+
+    def present_in(self, parts: int) -> List[int]:
+        """The same, of each of so many parts (1 to 65536) of about one size."""
+        found = (c_uint32 * parts)()
+        core.library().cachefile_present(self.address, parts, found)
+        return list(found)
+
     def copy_into(self, buffer: Any, offset: int) -> int:
         """Copies what is present from offset on, up to the first gap; bytes."""
         address, count = _address_of(buffer)

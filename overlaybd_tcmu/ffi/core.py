@@ -27,7 +27,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 from .. import errors
 from . import load
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 LATENCY_BUCKETS = 28
 
@@ -152,6 +152,10 @@ class ImageStats(ctypes.Structure):
         ("write_bytes", c_uint64),
         ("discards", c_uint64),
         ("flushes", c_uint64),
+        ("in_place_bytes", c_uint64),
+        ("cache_reads", c_uint64),
+        ("cache_bytes", c_uint64),
+        ("misses", c_uint64),
     ]
 
 
@@ -329,6 +333,9 @@ class Library:
             c_int,
             [_HANDLE, c_uint64, POINTER(c_uint64), POINTER(c_uint64)],
             _check,
+        )
+        self.cachefile_present = fn(
+            "cachefile_present", c_int64, [_HANDLE, c_uint32, words], _check
         )
         self.cachefile_copy = fn(
             "cachefile_copy", c_int64, [_HANDLE, c_void_p, c_size_t, c_uint64], _check

@@ -19,6 +19,7 @@ class Stage(enum.IntEnum):
     QUEUE = 0
     DISK = 1
     DECODE = 2
+    WAIT = 3
 
 
 # One block in so many is timed for Stage.DECODE.

@@ -119,6 +119,10 @@ class ImageStats:
     write_bytes: int
     discards: int
     flushes: int
+    in_place_bytes: int
+    cache_reads: int
+    cache_bytes: int
+    misses: int
 
 
 @dataclasses.dataclass(frozen=True)

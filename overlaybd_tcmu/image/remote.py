@@ -8,12 +8,14 @@ Whoever opens images with such layers hands a Remote around; without one they ar
 import functools
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
+import weakref
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from .. import config, errors
-from ..cache import outage
-from ..ffi import native
+from ..cache import counters, outage
+from ..ffi import cachefile, native
 from . import config as image_config
+from . import local
 
 if TYPE_CHECKING:
     from ..cache import service
@@ -42,6 +44,25 @@ class LazyImage(native.Image):
         """What the registry said last, of any layer."""
         failures = [lease.one.sources.last_error for lease in self._leases]
         return str(next((one for one in failures if one is not None), "no answer yet"))
+
+    def report(self) -> local.Report:
+        """What of it is here; the caller sees to it that the image stays open."""
+        moved = self.download.progress() if self.download is not None else None
+        waiting, _ = cachefile.parked(self)
+        download = local.Download(*moved) if moved is not None else None
+        return local.Report(local.layers(self._leases), waiting, download)
+
+    def maps(self, parts: int) -> Tuple[local.Map, ...]:
+        """As report(), each layer in so many parts."""
+        return local.maps(self._leases, parts)
+
+    def prefetch(self) -> int:
+        """Begins to fetch what is missing; bytes."""
+        missing = 0
+        for lease in self._leases:
+            missing += lease.one.size - lease.one.present()
+            self._remote.cache.prefetch.want(lease.one)
+        return missing
 
     def _destroy(self, address: int) -> None:
         if self.download is not None:
@@ -119,7 +140,10 @@ class Opening:
         ]
         if not wanted:
             return None
-        return downloader.Downloader(wanted, remote.cache, settings, self._image.path)
+        made = downloader.Downloader(wanted, remote.cache, settings, self._image.path)
+        if not self._image.has_download:
+            remote.follow(made)
+        return made
 
     def close(self) -> None:
         for lease in self._leases.values():
@@ -151,6 +175,8 @@ class Remote:
         self._lock = threading.Lock()
         self._cache = cache
         self._stop: Callable[[], None] = lambda: None
+        self._stopped = False
+        self._downloads: "weakref.WeakSet[downloader.Downloader]" = weakref.WeakSet()
 
     @property
     def cache(self) -> "service.Cache":
@@ -160,9 +186,38 @@ class Remote:
                 self._cache = self._start()
             return self._cache
 
+    @property
+    def running(self) -> "Optional[service.Cache]":
+        """The cache, if any layer has needed it yet."""
+        with self._lock:
+            return self._cache
+
+    def report(self) -> counters.Report:
+        """Of the cache, for machines."""
+        cache = self.running
+        return counters.NO_CACHE if cache is None else cache.report()
+
+    def follow(self, download: "downloader.Downloader") -> None:
+        """It has the service's rate, whatever that will be."""
+        with self._lock:
+            self._downloads.add(download)
+
+    def reload(self, service_config: config.ServiceConfig) -> None:
+        """
+        Another configuration: the cache's size, credentials and the rate of downloads act at once,
+        what is asked for each image from its next opening on.
+        """
+        with self._lock:
+            self._service = service_config
+            for download in self._downloads:
+                download.set_rate(service_config.download.max_mbps)
+            if self._cache is not None and not self._stopped:
+                self._cache.reload(service_config)
+
     def stop(self) -> None:
         """Every image is closed."""
         with self._lock:
+            self._stopped = True
             self._stop()
 
     def outage_policy(self, image: image_config.ImageConfig) -> outage.Policy:

@@ -5,6 +5,7 @@ The API: the original's live snapshot as it is, and what ours adds, under /v1. d
     any   /snapshot...?dev_id=&config=      the original's, its words and its indentation included
     GET   /v1/health   /v1/devices   /v1/devices/NAME   /v1/log-level
     PUT   /v1/log-level                     {"level": 0..4}
+    ...                                     what is fetched and kept: cache_api.py
     GET   /                                 the status page
 """
 
@@ -14,10 +15,11 @@ import logging
 import time
 from typing import Any, Callable, Dict
 
-from .. import errors, log, schema
+from .. import errors, log
 from ..ffi import libtcmu
+from ..image import remote
 from ..tcmu import handler
-from . import documents, message
+from . import cache_api, documents, message
 
 logger = logging.getLogger("ops.api")
 
@@ -46,14 +48,16 @@ PAGE_POLICY = (
 class Api:
     """The route of a server."""
 
-    def __init__(self, devices: handler.Handler) -> None:
+    def __init__(self, devices: handler.Handler, layers: remote.Remote) -> None:
         self._devices = devices
+        self._cache = cache_api.CacheApi(devices, layers)
         self._started_at = time.monotonic()
         self._routes: Dict[str, Callable[[message.Request], message.Answer]] = {
             "/": self._page,
             "/v1/health": self._health,
             "/v1/devices": self._list,
             "/v1/log-level": self._log_level,
+            **self._cache.routes,
         }
 
     def route(self, request: message.Request) -> message.Answer:
@@ -61,6 +65,8 @@ class Api:
             return self._snapshot(request)
         if request.path in self._routes:
             return self._routes[request.path](request)
+        if request.path.startswith(cache_api.PREFIX):
+            return self._cache.blob(request)
         prefix = "/v1/devices/"
         if request.path.startswith(prefix):
             return self._detail(request, request.path[len(prefix) :])
@@ -85,15 +91,12 @@ class Api:
 
     def _detail(self, request: message.Request, name: str) -> message.Answer:
         message.allow(request, "GET")
-        report = self._devices.report(name)
-        if not name or report is None:
-            raise message.Refusal(404, f"{name}: no device has that name or id")
-        return message.document(documents.detail(report))
+        return message.document(documents.detail(cache_api.find(self._devices, name).report()))
 
     def _log_level(self, request: message.Request) -> message.Answer:
         message.allow(request, "GET", "PUT")
         if request.method == "PUT":
-            level = _parse(request, LEVEL_SCHEMA)["level"]
+            level = message.parse(request, LEVEL_SCHEMA)["level"]
             log.set_level(level)
             libtcmu.library().set_log_level(libtcmu.LOG_LEVELS[level])
             logger.warning("log level set level=%d", level)
@@ -122,13 +125,3 @@ class Api:
 def _outcome(status: int, success: bool, text: str, **more: str) -> message.Answer:
     document: Dict[str, Any] = {"success": success, "message": text, **more}
     return message.Answer(json.dumps(document, indent=8).encode(), status)
-
-
-def _parse(request: message.Request, expected: schema.Document) -> Dict[str, Any]:
-    """The body, checked."""
-    try:
-        document = schema.parse("body", request.body)
-        schema.check("body", expected, document)
-    except errors.ConfigError as error:
-        raise message.Refusal(400, str(error)) from None
-    return document

@@ -6,6 +6,7 @@ import time
 from typing import Any, Dict, Optional
 
 from .. import __version__
+from ..cache import counters
 from ..ffi import latency, native
 from ..tcmu import device, handler, usage
 from . import sampler
@@ -68,6 +69,8 @@ def summary(report: device.Report) -> Document:
         "inflight": tcmu.inflight,
         "oldest_s": report.pending[0].age_ns / 1e9 if report.pending else 0,
         "hung": sampler.hung(report),
+        "present_bytes": report.remote.present if report.remote else 0,
+        "remote_bytes": report.remote.size if report.remote else 0,
         "hit_ratio": None if ratio is None else round(ratio, 6),
         "read_mean_s": reads.total_ns / 1e9 / reads.count if reads.count else 0,
         "read_p50_s": reads.quantile_s(0.5),
@@ -85,6 +88,7 @@ def detail(report: device.Report) -> Document:
         "commands": dataclasses.asdict(used.tcmu),
         "latency": _named(latency.Kind, used.kinds),
         "stages": _stages(used),
+        "remote": dataclasses.asdict(report.remote) if report.remote else None,
         "bounds_s": [latency.bound_s(number) for number in range(len(latency.NONE.buckets) - 1)],
         "pending": [
             {
@@ -95,6 +99,20 @@ def detail(report: device.Report) -> Document:
             }
             for one in report.pending
         ],
+    }
+
+
+def cache(report: counters.Report) -> Document:
+    """Of the cache, without its blobs."""
+    fetched = report.fetched
+    return {
+        **dataclasses.asdict(report),
+        "fetched": {
+            "requests": fetched.requests,
+            "bytes": fetched.bytes,
+            "failures": fetched.failures,
+            "took": _latency(fetched.took),
+        },
     }
 
 

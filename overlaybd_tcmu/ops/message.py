@@ -5,6 +5,8 @@ import dataclasses
 import json
 from typing import Any, Callable, Dict, Optional
 
+from .. import errors, schema
+
 JSON = "application/json"
 
 
@@ -50,6 +52,16 @@ def document(
 ) -> Answer:
     """A JSON answer."""
     return Answer((json.dumps(content) + "\n").encode(), status, JSON, headers or {})
+
+
+def parse(request: Request, expected: schema.Document) -> Dict[str, Any]:
+    """The body, checked."""
+    try:
+        found = schema.parse("body", request.body)
+        schema.check("body", expected, found)
+    except errors.ConfigError as error:
+        raise Refusal(400, str(error)) from None
+    return found
 
 
 def allow(request: Request, *methods: str) -> None:

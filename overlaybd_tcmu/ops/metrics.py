@@ -9,15 +9,16 @@ thousand lines. Counters of devices that are gone stay in the node's.
 
 import re
 import socket
-from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Tuple
 
 import prometheus_client
 from prometheus_client import core, exposition
 
 from .. import __version__
+from ..cache import counters
 from ..ffi import latency, native
 from ..tcmu import device, handler, usage
-from . import documents, message, sampler
+from . import cache_metrics, documents, message, sampler
 
 Family = core.Metric
 
@@ -27,44 +28,54 @@ DEVICE = ("device", "image")
 class Collector:
     """Called by the registry for each scrape; keeps nothing."""
 
-    def __init__(self, survey: Callable[[], handler.Survey], rates: sampler.Sampler) -> None:
+    def __init__(
+        self,
+        survey: Callable[[], handler.Survey],
+        cache: Callable[[], counters.Report],
+        rates: sampler.Sampler,
+    ) -> None:
         self._survey = survey
+        self._cache = cache
         self._rates = rates
         self._node = socket.gethostname()
 
     def collect(self) -> Iterator[Family]:
         survey = self._survey()
         yield from self._original(survey)
-        yield from _node(survey)
+        report = self._cache()
+        yield from _node(survey, report)
+        yield from cache_metrics.node(report)
         yield from _devices(survey.devices)
+        yield from cache_metrics.devices(survey.devices)
 
     def _original(self, survey: handler.Survey) -> Iterator[Family]:
         """Rates are means over updateInterval, the latency is the longest in it."""
         window = self._rates.window(survey)
-        labels = [self._node, "pread", ""]
         names = ("node", "type", "mode")
-        longest_us = window.read_latency.quantile_s(1) * 1e6
-        for name, text, value in (
-            ("Read_Throughtput", "Bytes / sec", window.read_bytes / window.elapsed_s),
-            ("QPS", "requests / sec", window.reads / window.elapsed_s),
-            ("MaxLatency", "us", longest_us),
+        asked_s, got_s = window.read_latency.quantile_s(1), window.fetch_latency.quantile_s(1)
+        for name, text, asked, got in (
+            ("Read_Throughtput", "Bytes / sec", window.read_bytes, window.fetched_bytes),
+            ("QPS", "requests / sec", window.reads, window.fetches),
+            ("MaxLatency", "us", asked_s * 1e6, got_s * 1e6),
         ):
-            yield _one("OverlayBD_" + name, text, names, labels, value)
-        total = survey.total().image.read_bytes
-        yield _one("OverlayBD_Count", "Bytes", names[:2], labels[:2], total)
-        yield _one("OverlayBD_Alive", "1 while the daemon runs", names[:1], labels[:1], 1)
-
-
-def _one(name: str, text: str, names: Sequence[str], labels: List[str], value: float) -> Family:
-    family = core.GaugeMetricFamily(name, text, labels=names)
-    family.add_metric(labels, value)
-    return family
+            family = core.GaugeMetricFamily("OverlayBD_" + name, text, labels=names)
+            per_s = 1.0 if name == "MaxLatency" else window.elapsed_s
+            family.add_metric([self._node, "pread", ""], asked / per_s)
+            family.add_metric([self._node, "download", ""], got / per_s)
+            yield family
+        family = core.GaugeMetricFamily("OverlayBD_Count", "Bytes", labels=names[:2])
+        family.add_metric([self._node, "pread"], survey.total().image.read_bytes)
+        family.add_metric([self._node, "download"], window.fetched_total)
+        yield family
+        family = core.GaugeMetricFamily("OverlayBD_Alive", "1 while it runs", labels=names[:1])
+        family.add_metric([self._node], 1)
+        yield family
 
 
 # ---- the node
 
 
-def _node(survey: handler.Survey) -> Iterator[Family]:
+def _node(survey: handler.Survey, cache: counters.Report) -> Iterator[Family]:
     info = core.GaugeMetricFamily("overlaybd_build_info", "Always 1", labels=("version", "core"))
     info.add_metric([__version__, native.build_info()], 1)
     yield info
@@ -78,14 +89,16 @@ def _node(survey: handler.Survey) -> Iterator[Family]:
         "overlaybd_request_duration_seconds",
         "From a command taken to it answered",
         "kind",
-        zip(latency.Kind, total.kinds),
+        [(one.name, took) for one, took in zip(latency.Kind, total.kinds)],
     )
     yield _histogram(
         "overlaybd_stage_duration_seconds",
         "queue: until a thread takes up what waits for the disk; disk: reads that waited for it;"
-        f" decode: one block in {latency.DECODE_SAMPLE}",
+        f" decode: one block in {latency.DECODE_SAMPLE}; wait: for bytes that were not here; fetch:"
+        " a registry's answer to one request for them",
         "stage",
-        zip(latency.Stage, total.stages),
+        [(one.name, took) for one, took in zip(latency.Stage, total.stages)]
+        + [("fetch", cache.fetched.took)],
     )
 
 
@@ -98,7 +111,7 @@ def _errors(total: usage.Usage, open_failures: int) -> Family:
     return family
 
 
-def _histogram(name: str, text: str, label: str, values: Iterable[Tuple[Any, Any]]) -> Family:
+def _histogram(name: str, text: str, label: str, values: Iterable[Tuple[str, Any]]) -> Family:
     family = core.HistogramMetricFamily(name, text, labels=(label,))
     for which, took in values:
         buckets, seen = [], 0
@@ -106,7 +119,7 @@ def _histogram(name: str, text: str, label: str, values: Iterable[Tuple[Any, Any
             seen += count
             last = number == len(took.buckets) - 1
             buckets.append(("+Inf" if last else repr(latency.bound_s(number)), seen))
-        family.add_metric([which.name.lower()], buckets, took.total_ns / 1e9)
+        family.add_metric([which.lower()], buckets, took.total_ns / 1e9)
     return family
 
 
@@ -127,7 +140,22 @@ COUNTERS: Tuple[Tuple[str, str, Callable[[usage.Usage], int]], ...] = (
         "Writes, discards and flushes that failed",
         lambda used: used.tcmu.change_errors,
     ),
-    ("local_bytes", "Bytes read from layer files", lambda used: used.image.disk_bytes),
+    (
+        "local_bytes",
+        "Bytes read from local layer files",
+        lambda used: used.image.disk_bytes + used.image.in_place_bytes - used.image.cache_bytes,
+    ),
+    (
+        "cache_bytes",
+        "Bytes read from layers that are fetched as they are read",
+        lambda used: used.image.cache_bytes,
+    ),
+    ("cache_reads", "Reads of those", lambda used: used.image.cache_reads),
+    (
+        "cache_misses",
+        "Pieces of reads that waited for a registry",
+        lambda used: used.image.misses,
+    ),
     ("local_hits", "Reads of layer files that found the page cache", lambda used: used.image.hits),
     (
         "local_waits",

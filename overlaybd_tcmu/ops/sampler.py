@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Callable, Deque, NamedTuple, Set, Tuple
 
+from ..cache import counters
 from ..ffi import latency
 from ..tcmu import device, handler, usage
 
@@ -33,6 +34,7 @@ class Sample(NamedTuple):
 
     at_s: float
     total: usage.Usage
+    fetched: counters.Fetched
 
 
 class Window(NamedTuple):
@@ -42,6 +44,10 @@ class Window(NamedTuple):
     read_bytes: int
     reads: int
     read_latency: latency.Latency
+    fetched_bytes: int
+    fetches: int
+    fetch_latency: latency.Latency
+    fetched_total: int  # since the start
 
 
 def hung(report: device.Report) -> int:
@@ -52,8 +58,14 @@ def hung(report: device.Report) -> int:
 class Sampler:
     """length_s: of the window."""
 
-    def __init__(self, survey: Callable[[], handler.Survey], length_s: float) -> None:
+    def __init__(
+        self,
+        survey: Callable[[], handler.Survey],
+        fetched: Callable[[], counters.Fetched],
+        length_s: float,
+    ) -> None:
         self._survey = survey
+        self._fetched = fetched
         self._period_s = min(max(length_s / SAMPLES, SHORTEST_S), LONGEST_S)
         self._lock = threading.Lock()
         self._samples: Deque[Sample] = collections.deque(maxlen=SAMPLES + 1)
@@ -74,12 +86,16 @@ class Sampler:
         """From the oldest sample that is kept to now."""
         with self._lock:
             first = self._samples[0]
-        total = now.total()
+        total, fetched, old = now.total(), self._fetched(), first.fetched
         return Window(
             max(time.monotonic() - first.at_s, 1e-3),
             total.image.read_bytes - first.total.image.read_bytes,
             total.image.reads - first.total.image.reads,
             total.kinds[latency.Kind.READ] - first.total.kinds[latency.Kind.READ],
+            sum(fetched.bytes.values()) - sum(old.bytes.values()),
+            sum(fetched.requests.values()) - sum(old.requests.values()),
+            fetched.took - old.took,
+            sum(fetched.bytes.values()),
         )
 
     def _run(self) -> None:
@@ -92,8 +108,9 @@ class Sampler:
                 log.exception("sampling failed")
 
     def sample(self, survey: handler.Survey) -> None:
+        one = Sample(time.monotonic(), survey.total(), self._fetched())
         with self._lock:
-            self._samples.append(Sample(time.monotonic(), survey.total()))
+            self._samples.append(one)
 
     def _tell_hung(self, survey: handler.Survey) -> None:
         found = set()

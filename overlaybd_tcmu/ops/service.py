@@ -11,6 +11,7 @@ import threading
 from typing import List
 
 from .. import address, config, errors
+from ..image import remote
 from ..tcmu import handler
 from . import api, metrics, sampler, server
 
@@ -23,19 +24,26 @@ RETRY_S = 5.0
 class Service:
     """start(), then stop(); both are quick. join() waits for requests that are being served."""
 
-    def __init__(self, service: config.ServiceConfig, devices: handler.Handler) -> None:
+    def __init__(
+        self, service: config.ServiceConfig, devices: handler.Handler, layers: remote.Remote
+    ) -> None:
         self._servers: List[server.Server] = []
-        rates = sampler.Sampler(devices.survey, service.exporter.update_interval_us / 1e6)
+        rates = sampler.Sampler(
+            devices.survey,
+            lambda: layers.report().fetched,
+            service.exporter.update_interval_us / 1e6,
+        )
         self._sampler = rates
         if service.exporter.enable:
             exporter = metrics.Exporter(
-                metrics.Collector(devices.survey, rates), service.exporter.uri_prefix
+                metrics.Collector(devices.survey, layers.report, rates),
+                service.exporter.uri_prefix,
             )
             where = address.Address(service.exporter.address, service.exporter.port)
             self._servers.append(server.Server("metrics", where, exporter.route, guarded=False))
         if service.api.enable:
             where = address.parse(service.api.address)
-            route = api.Api(devices).route
+            route = api.Api(devices, layers).route
             guarded = not where.path and not service.api.allow_remote
             self._servers.append(server.Server("api", where, route, guarded))
         self._ending = threading.Event()

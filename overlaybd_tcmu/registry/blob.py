@@ -53,8 +53,8 @@ class Registry:
         self._http = client.Client(
             service.user_agent or f"overlaybd/{__version__}", health.Health(clock)
         )
-        found = credentials.Credentials(service.credential, self._http)
-        authenticator = auth.Authenticator(self._http, found, clock)
+        self._credentials = credentials.Credentials(service.credential, self._http)
+        authenticator = auth.Authenticator(self._http, self._credentials, clock)
         self._shared = source.Shared(self._http, authenticator, _proxy(service.p2p))
 
     def blob(self, repo_blob_url: str, digest: str, size: int = 0) -> "RemoteBlob":
@@ -65,6 +65,10 @@ class Registry:
         hosts = self._resolver.hosts(repo_blob_url, digest)
         sources = [source.Source(host, digest, self._shared) for host in hosts]
         return RemoteBlob(sources, self._http.health, digest, size or None, self._clock)
+
+    def reload(self, service: config.ServiceConfig) -> None:
+        """Credentials come from where it says, from the next time on that they are looked for."""
+        self._credentials.reload(service.credential)
 
     def close(self) -> None:
         """When no blob is in use any more."""

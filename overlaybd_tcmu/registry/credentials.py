@@ -47,6 +47,10 @@ class Credentials:
         self._lock = threading.Lock()
         self._warned: Set[str] = set()
 
+    def reload(self, settings: config.CredentialConfig) -> None:
+        """Others; whoever is asking is not disturbed."""
+        self._settings = settings
+
     def find(self, host: str, repository: str, blob_url: str) -> Found:
         """Who to be for a repository of a host ("h:port")."""
         if not self._settings.path:
@@ -79,12 +83,13 @@ class Credentials:
 
     def _read(self, blob_url: str) -> Any:
         """The docker config; None when its file does not exist."""
-        if self._settings.mode == "file":
-            return self._read_file(self._settings.path)
-        if self._settings.mode == "uds":
-            text = self._ask_socket(blob_url)
+        settings = self._settings  # reload() may come
+        if settings.mode == "file":
+            return self._read_file(settings.path)
+        if settings.mode == "uds":
+            text = self._ask_socket(settings, blob_url)
         else:
-            text = self._ask_service(blob_url)
+            text = self._ask_service(settings, blob_url)
         where = self._where()
         document = _parsed(text, where)
         if not isinstance(document, dict) or document.get("success") is not True:
@@ -106,8 +111,7 @@ class Credentials:
             )
         return _parsed(text, path)
 
-    def _ask_service(self, blob_url: str) -> bytes:
-        settings = self._settings
+    def _ask_service(self, settings: config.CredentialConfig, blob_url: str) -> bytes:
         bad = url.problem(settings.path)
         if bad:
             raise dockerconfig.Unusable(f"credentialConfig.path {bad}")
@@ -125,9 +129,9 @@ class Credentials:
                 raise self._refused(response.status)
             return response.read_all()
 
-    def _ask_socket(self, blob_url: str) -> bytes:
-        where = self._settings.path
-        current = operation.never_cancelled(float(self._settings.timeout_s or 1), where)
+    def _ask_socket(self, settings: config.CredentialConfig, blob_url: str) -> bytes:
+        where = settings.path
+        current = operation.never_cancelled(float(settings.timeout_s or 1), where)
         asking = connection.UnixConnection(where, current)
         try:
             asking.request("GET", f"/auth?remote_url={blob_url}")

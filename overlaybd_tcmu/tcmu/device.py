@@ -11,7 +11,7 @@ The thread makes one call into the core and stays there; Python runs in it only 
 Whatever the device holds is closed by that thread, so nothing is open once stop() has joined it.
 
 Lock `_lock` guards `_tcmu`, so that stop() never reaches a front end that is being destroyed. It is
-held for moments, never across the opening, and no other lock is taken under it. Lock
+held for moments, never across the opening; of other locks only the cache's are taken under it. Lock
 `_snapshot_lock` is held while a snapshot is taken, which waits for the disk: by that snapshot, and
 by the closing that must not come in between. `_lock` may be taken under it.
 """
@@ -22,10 +22,11 @@ import logging
 import select
 import threading
 import time
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Tuple
 
 from .. import errors, units
 from ..ffi import latency, libtcmu, native
+from ..image import local, remote
 from . import kernel, snapshot, usage
 
 log = logging.getLogger("tcmu.device")
@@ -56,6 +57,7 @@ class Report:
     info: Optional[native.ImageInfo]
     usage: usage.Usage
     pending: List[latency.Pending]  # longest waiting first
+    remote: Optional[local.Report]  # None: no layer of it is fetched as it is read
 
 
 class Device:
@@ -79,14 +81,14 @@ class Device:
         self._usage = usage.NONE  # of what is closed
         self._handle = handle
         self._open_image = open_image
-        self._uio_name = handle.uio_name()
+        self.uio = handle.uio_name()
         self._lock = threading.Lock()
         self._image: Optional[native.Image] = None
         self._tcmu: Optional[native.Tcmu] = None
         self._snapshot_lock = threading.Lock()
         self.stopping = threading.Event()  # set: whoever opens its image gives up
         self.settled = threading.Event()  # set: its image was opened, or could not be
-        self._thread = threading.Thread(target=self._run, name=self._uio_name)
+        self._thread = threading.Thread(target=self._run, name=self.uio)
 
     def start(self) -> None:
         """Opens the image and serves it, or raises and leaves nothing behind."""
@@ -124,7 +126,7 @@ class Device:
 
     def describe(self) -> str:
         """One line for whoever looks for what hangs."""
-        text = f"name={self.name} uio={self._uio_name} state={self.state}"
+        text = f"name={self.name} uio={self.uio} state={self.state}"
         with self._lock:
             if self._tcmu is not None:
                 stats = self._tcmu.stats()
@@ -134,12 +136,14 @@ class Device:
     def report(self) -> Report:
         """For machines; delays neither the device nor a snapshot that is being taken."""
         with self._lock:
-            used, waiting = self._usage, []
+            used, waiting, fetched = self._usage, [], None
             if self._tcmu is not None and self._image is not None:
                 used = usage.of(self._image, self._tcmu)
                 waiting = latency.pending(self._tcmu)
+            if isinstance(self._image, remote.LazyImage):
+                fetched = self._image.report()
             return Report(
-                self._uio_name,
+                self.uio,
                 self.device_id,
                 self.path,
                 self.state,
@@ -148,7 +152,20 @@ class Device:
                 self._info,
                 used,
                 waiting,
+                fetched,
             )
+
+    def maps(self, parts: int) -> Tuple[local.Map, ...]:
+        """What is here of its remote layers, the lowest first; none when all are local."""
+        with self._lock:
+            image = self._image
+            return image.maps(parts) if isinstance(image, remote.LazyImage) else ()
+
+    def prefetch(self) -> int:
+        """Begins to fetch what is missing of it; bytes."""
+        with self._lock:
+            image = self._image
+            return image.prefetch() if isinstance(image, remote.LazyImage) else 0
 
     def snapshot(self, next_path: str) -> None:
         """Goes on with the config at next_path: see snapshot.take()."""
@@ -179,7 +196,7 @@ class Device:
         log.info(
             "dev opened name=%s uio=%s size=%d layers=%d segments=%d memory=%d elapsed_ms=%.1f",
             self.name,
-            self._uio_name,
+            self.uio,
             info.virtual_size,
             info.layers,
             info.segments,
@@ -199,7 +216,7 @@ class Device:
             max_transfer=max_transfer(
                 mapping.data_size, block_size, self._handle.attribute("hw_max_sectors")
             ),
-            serial_path=kernel.serial_path(self._uio_name),
+            serial_path=kernel.serial_path(self.uio),
             cfgstring=self.name,
         )
 

@@ -162,10 +162,12 @@ class Handler(libtcmu.Callbacks):
             gone, failures = self._retired, self._open_failures
         return Survey([one.report() for one in devices], gone, failures)
 
-    def report(self, name: str) -> Optional[device.Report]:
-        """Of the device with that uio name or device id."""
-        found = (one.report() for one in self._all())
-        return next((one for one in found if name in (one.uio, one.device_id)), None)
+    def find(self, name: str) -> device.Device:
+        """The device with that uio name or device id; LookupError."""
+        for one in self._all() if name else ():
+            if name in (one.uio, one.device_id):
+                return one
+        raise LookupError(name)
 
     def snapshot(self, device_id: str, next_path: str) -> None:
         """LookupError when there is no such device; else as Device.snapshot()."""

@@ -92,6 +92,39 @@ def _log_level(client: service_client.Client, options: argparse.Namespace) -> in
     return EXIT_OK
 
 
+def _cache(client: service_client.Client, options: argparse.Namespace) -> int:
+    _show(options, client.get("/v1/cache"), reports.cache)
+    return EXIT_OK
+
+
+def _evict(client: service_client.Client, options: argparse.Namespace) -> int:
+    _show(options, client.post("/v1/cache/evict", {"bytes": options.bytes}), reports.freed)
+    return EXIT_OK
+
+
+def _pin(client: service_client.Client, options: argparse.Namespace) -> int:
+    path, pinned = service_client.blob_path(options.digest), options.command == "pin"
+    _show(options, client.put(path, {"pinned": pinned}), reports.blob)
+    return EXIT_OK
+
+
+def _remove(client: service_client.Client, options: argparse.Namespace) -> int:
+    _show(options, client.delete(service_client.blob_path(options.digest)), reports.freed)
+    return EXIT_OK
+
+
+def _map(client: service_client.Client, options: argparse.Namespace) -> int:
+    path = service_client.map_path(options.device, reports.MAP_WIDTH)
+    _show(options, client.get(path), reports.image_map)
+    return EXIT_OK
+
+
+def _prefetch(client: service_client.Client, options: argparse.Namespace) -> int:
+    answer = client.post("/v1/prefetch", {"device": options.device})
+    _show(options, answer, reports.prefetch)
+    return EXIT_OK
+
+
 def _show(
     options: argparse.Namespace, document: Document, people: Callable[[Document], List[str]]
 ) -> None:
@@ -127,6 +160,33 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _bytes(text: str) -> int:
+    """A number, with K, M, G or T behind it or not."""
+    factor = {"K": 10, "M": 20, "G": 30, "T": 40}.get(text[-1:].upper())
+    value = int(text[:-1] if factor else text) << (factor or 0)
+    if not 0 < value <= 1 << 62:
+        raise ValueError(text)
+    return value
+
+
+def _add_cache_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """What is fetched and kept."""
+    device = "uioN, or the device id"
+    here = command("map", _map, "how much of a device's image is here, layer by layer")
+    here.add_argument("device", metavar="DEVICE", help=device)
+    prefetch = command("prefetch", _prefetch, "fetches what is missing of a device's image")
+    prefetch.add_argument("device", metavar="DEVICE", help=device)
+    command("cache", _cache, "what the cache has, and what was fetched for it")
+    evict = command("evict", _evict, "gives back room of the cache, what is worth least first")
+    evict.add_argument("bytes", type=_bytes, metavar="BYTES", help="K, M, G, T may follow")
+    for name, run, text in (
+        ("pin", _pin, "a blob is never evicted"),
+        ("unpin", _pin, "a blob may be evicted again"),
+        ("remove", _remove, "gives back all of a blob; who reads it fetches it again"),
+    ):
+        command(name, run, text).add_argument("digest", metavar="DIGEST")
+
+
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="overlaybd-ctl",
@@ -159,6 +219,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     hang.add_argument("--age", type=_seconds, default=5.0, metavar="SECONDS", help=text)
     level = command("log-level", _log_level, "shows the log level, or sets it until the next start")
     level.add_argument("level", type=int, choices=range(5), nargs="?", help="0 debug ... 4 fatal")
+    _add_cache_commands(command)
     command("doctor", None, "looks for what is wrong on this host; needs no service")
     return parser.parse_args(arguments)
 

@@ -154,15 +154,19 @@ def _verdict(one: Document, spent: float) -> List[str]:
         f" waited for the disk; {counters['slow_reads']} of them 10 ms and more."
     )
     lines = [text]
+    if one["remote"]:
+        lines.append(_lazily(one))
     disk = one["stages"]["disk"]["total_s"]
+    wait = one["stages"]["wait"]["total_s"]
     queue = one["stages"]["queue"]["total_s"]
     decode = one["stages"]["decode"]["total_s"] * one["stages"]["decode"]["sampled"]
-    if spent and max(disk, queue, decode) > spent / 2:
-        longest = max((disk, "disk"), (queue, "queue"), (decode, "decode"))[1]
+    longest_s, longest = max((disk, "disk"), (queue, "queue"), (decode, "decode"), (wait, "wait"))
+    if spent and longest_s > spent / 2:
         lines.append(
             {
                 "disk": "Most of the time is spent waiting for the disk that holds the layers.",
                 "queue": "Most of the time passes before a thread is free to wait for the disk.",
+                "wait": "Most of the time is spent waiting for the registry.",
                 "decode": "Most of the time is spent decompressing: the CPU is the limit.",
             }[longest]
         )
@@ -170,11 +174,97 @@ def _verdict(one: Document, spent: float) -> List[str]:
     return lines
 
 
+# ---- what is fetched and kept
+
+MAP_WIDTH = 64
+
+# Empty, begun, half, most, all.
+_SHADES = " .:*#"
+
+
+def cache(document: Document) -> List[str]:
+    fetched = document["fetched"]
+    failures = {kind: count for kind, count in fetched["failures"].items() if count}
+    lines = [
+        f"folder    {document['path'] or 'none: nothing is kept on disk'}",
+        f"used      {units.human_size(document['used'])} of {units.human_size(document['size'])}",
+        f"evicted   {units.human_size(document['evicted'])}",
+        f"waiting   {document['waiting']} reads",
+        "fetched   " + _by_purpose(fetched["bytes"]),
+        "failures  " + (", ".join(f"{n} {kind}" for kind, n in failures.items()) or "none"),
+    ]
+    if document["memory"]:
+        lines.append(f"memory    {units.human_size(document['memory'])}: its disk takes no more")
+    rows = [_blob_row(one) for one in document["blobs"]]
+    return [*lines, "", *table(("HERE", "SIZE", "", "DIGEST"), rows, left=0)] if rows else lines
+
+
+def _by_purpose(counts: Document) -> str:
+    return ", ".join(f"{units.human_size(count)} {purpose}" for purpose, count in counts.items())
+
+
+def _blob_row(one: Document) -> Sequence[Any]:
+    marks = [name for name in ("open", "pinned") if one[name]]
+    here = units.human_size(one["used"])
+    return here, units.human_size(one["size"]), " ".join(marks) or "-", one["digest"]
+
+
+def blob(one: Document) -> List[str]:
+    return ["  ".join(str(cell) for cell in _blob_row(one))]
+
+
+def freed(document: Document) -> List[str]:
+    return [f"{units.human_size(document['freed'])} given back"]
+
+
+def prefetch(document: Document) -> List[str]:
+    return [f"{document['device']}: {units.human_size(document['missing'])} are being fetched"]
+
+
+def image_map(document: Document) -> List[str]:
+    """A line a layer, the lowest first."""
+    rows = [
+        (
+            f"|{''.join(_shade(part) for part in one['parts'])}|",
+            ratio(sum(one["parts"]) / max(len(one["parts"]), 1)),
+            units.human_size(one["size"]),
+            one["digest"],
+        )
+        for one in document["layers"]
+    ]
+    head = (f"{_SHADES!r}: nothing to all of it", "HERE", "SIZE", "LAYER")
+    lines = table(head, rows) if rows else []
+    return lines + [f"{document['local_layers']} more layers are local files"]
+
+
+def _shade(part: float) -> str:
+    """Only what is all here is shown so, and only what is not here at all."""
+    if part in (0, 1):
+        return _SHADES[-1] if part else _SHADES[0]
+    return _SHADES[1 + int(part * (len(_SHADES) - 2))]
+
+
 def _pending(pending: List[Document]) -> List[str]:
     if not pending:
         return []
     rows = [(one["kind"], one["offset"], one["count"], duration(one["age_s"])) for one in pending]
     return ["", "not answered yet:", *table(("KIND", "OFFSET", "BYTES", "SINCE"), rows)]
+
+
+def _lazily(one: Document) -> str:
+    """Of an image that is fetched as it is read."""
+    counters, remote = one["counters"], one["remote"]
+    here, size = units.human_size(one["present_bytes"]), units.human_size(one["remote_bytes"])
+    text = (
+        f"{here} of {size} of its registry's layers are here;"
+        f" {counters['misses']} times a read waited for the registry."
+    )
+    if remote["waiting"]:
+        text += f" {remote['waiting']} wait now."
+    if remote["download"]:
+        done = units.human_size(remote["download"]["done"])
+        text += f" Background download: {remote['download']['state']}, {done} so far."
+    return text
 
 
 def hang(document: Document) -> List[str]:

@@ -37,6 +37,16 @@ def device_path(name: str) -> str:
     return "/v1/devices/" + urllib.parse.quote(name, safe="")
 
 
+def blob_path(digest: str) -> str:
+    """Of a blob in the cache."""
+    return "/v1/cache/" + urllib.parse.quote(digest, safe=":")
+
+
+def map_path(name: str, parts: int) -> str:
+    """Of what is here of a device's image."""
+    return f"/v1/map?device={urllib.parse.quote(name, safe='')}&parts={parts}"
+
+
 class Client:
     """Of the service that listens there."""
 
@@ -48,6 +58,12 @@ class Client:
 
     def put(self, path: str, document: Dict[str, Any]) -> Dict[str, Any]:
         return self._ask("PUT", path, json.dumps(document).encode())
+
+    def post(self, path: str, document: Dict[str, Any]) -> Dict[str, Any]:
+        return self._ask("POST", path, json.dumps(document).encode())
+
+    def delete(self, path: str) -> Dict[str, Any]:
+        return self._ask("DELETE", path)
 
     def _ask(self, method: str, path: str, body: Optional[bytes] = None) -> Dict[str, Any]:
         try:

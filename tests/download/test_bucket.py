@@ -92,3 +92,22 @@ def test_stopped_before(clock):
     stop.set()
     assert not bucket.Bucket(0, clock).take(1, stop)
     assert not bucket.Bucket(RATE, clock).take(1, stop)
+
+
+@pytest.mark.parametrize("rate, seconds", [(10 * RATE, 1), (RATE // 10, 100), (0, 0), (-1, 0)])
+def test_another_rate_counts_from_then_on(clock, rate, seconds):
+    one = bucket.Bucket(RATE, clock)
+    taken_by_second(one, clock, [100_000] * 20)
+    one.set_rate(rate)
+    start = clock.time
+    taken_by_second(one, clock, [100_000] * 100)
+    assert clock.time - start == pytest.approx(seconds, abs=0.02 * seconds + bucket.BURST_S + 0.1)
+
+
+def test_a_rate_where_there_was_none(clock):
+    one = bucket.Bucket(0, clock)
+    taken_by_second(one, clock, [100_000] * 20)
+    one.set_rate(RATE)
+    start = clock.time
+    taken_by_second(one, clock, [100_000] * 100)
+    assert clock.time - start == pytest.approx(10, abs=2 * bucket.BURST_S)

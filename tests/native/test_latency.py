@@ -11,6 +11,7 @@ from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import core, latency, native
 
 from ..support import engines, layers, slowfs
+from . import lazy
 from . import tcmu_device as scsi
 
 
@@ -116,6 +117,22 @@ def test_one_block_in_so_many_is_timed(tmp_path):
         timed = latency.of_stage(image, latency.Stage.DECODE).count
         assert decoded >= 300
         assert timed == -(-decoded // latency.DECODE_SAMPLE)
+
+
+def test_what_waits_for_missing_bytes_is_counted_once(tmp_path, rng):
+    disk, stream = lazy.stream_of(rng, 256)
+    with lazy.Origin(tmp_path) as origin, origin.image(stream) as image:
+        assert image.stats().misses == 0
+        assert image.pread(len(disk), 0) == disk
+        first = image.stats()
+        assert image.pread(len(disk), 0) == disk
+        again = image.stats()
+        waited = latency.of_stage(image, latency.Stage.WAIT)
+    assert waited.count == first.misses == again.misses > 0
+    assert waited.total_ns > 0
+    assert first.cache_bytes >= len(disk) // 2  # the rest is holes
+    assert again.cache_bytes - first.cache_bytes == len(disk) // 2
+    assert first.cache_reads < again.cache_reads
 
 
 def test_a_stage_there_is_not_is_refused(layer):

@@ -251,3 +251,41 @@ def test_copy_of_another_size_is_refused(cached, tmp_path, size):
 def test_folder_is_no_copy(cached, tmp_path):
     with pytest.raises(errors.NativeError):
         cached(GRANULE).switch(str(tmp_path))
+
+
+def parts_of(file, count):
+    """present_in(), granule by granule."""
+    marks, granules = picture(file), len(picture(file))
+    bounds = [granules * part // count for part in range(count + 1)]
+    return [marks[first:stop].count("#") for first, stop in zip(bounds, bounds[1:])]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 64, 299, 300, 301, 1000])
+def test_how_much_of_each_part_is_there(cached, rng, parts):
+    file = cached(300 * GRANULE - 7)
+    assert file.present() == 0
+    for granule in rng.sample(range(299), 120):
+        file.fill(filling(GRANULE), granule * GRANULE)
+    assert file.present_in(parts) == parts_of(file, parts)
+    assert file.present() == sum(file.present_in(parts)) == 120
+
+
+def test_what_is_in_memory_counts_as_there(cached):
+    file = cached(4 * GRANULE)
+    file.fill(filling(GRANULE), 0)
+    file.spill(filling(2 * GRANULE), 0)
+    assert file.present_in(4) == [1, 1, 0, 0]
+
+
+def test_all_of_a_whole_copy_is_there(cached, tmp_path):
+    file = cached(3 * GRANULE)
+    (tmp_path / "copy").write_bytes(bytes(3 * GRANULE))
+    file.switch(str(tmp_path / "copy"))
+    assert file.present_in(2) == [1, 2]
+
+
+@pytest.mark.parametrize("parts", [0, 65537])
+def test_no_parts_and_too_many_are_refused(cached, parts):
+    with pytest.raises(errors.NativeError) as caught:
+        cached(GRANULE).present_in(parts)
+    assert caught.value.code == errno.EINVAL

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+import time
 
 import pytest
 
@@ -13,7 +14,7 @@ from overlaybd_tcmu.ffi import native
 
 from ..daemon.conftest import fake_libtcmu, service  # noqa: F401  fixtures
 from ..native import tcmu_device as scsi
-from ..support import layers
+from ..support import fault_registry, layers
 
 CLUSTERS = 4
 IMPATIENT = (
@@ -70,6 +71,23 @@ class Daemon:
             config["upper"] = self.upper(name, "upper")
         (folder / "config.v1.json").write_text(json.dumps(config))
         return folder / "config.v1.json"
+
+    def lazy_image(self, server, *streams, name="lazy", **more):
+        """The path of the config of an image whose layers are in a registry, lowest first."""
+        folder = self.folder / name
+        folder.mkdir()
+        lowers = [{"digest": server.put(one), "size": len(one)} for one in streams]
+        for number, lower in enumerate(lowers):
+            lower["dir"] = str(folder / str(number))
+            (folder / str(number)).mkdir()
+        config = {"repoBlobUrl": server.repo_url(), "lowers": lowers, **more}
+        (folder / "config.v1.json").write_text(json.dumps(config))
+        return folder / "config.v1.json"
+
+    def cache(self, **more):
+        """Settings of a cache of its own, with small units."""
+        folder = str(self.folder / "cache")
+        return {"cacheType": "file", "cacheDir": folder, "refillSize": 16384, **more}
 
     def upper(self, name, stem):
         """The two files of a new writable layer, as a config names them."""
@@ -137,6 +155,22 @@ def flush(kernel):
     number = kernel.queue(bytes([0x35] + [0] * 9))
     kernel.kick()
     return kernel.answers(1)[number]
+
+
+def until(look):
+    """What look() says once it is true; the test's time limit ends it otherwise."""
+    while True:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def server():
+    """A registry."""
+    with fault_registry.FaultRegistry() as one:
+        yield one
 
 
 @pytest.fixture

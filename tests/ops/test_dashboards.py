@@ -3,12 +3,16 @@
 
 import json
 import pathlib
+import random
 import re
 import shutil
 import subprocess
 
 import pytest
 from prometheus_client import parser
+
+from ..native import lazy
+from ..support import fault_registry
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 DASHBOARD = json.loads((DOCS / "grafana.json").read_text())
@@ -41,8 +45,11 @@ def exported(tmp_path_factory, fake_libtcmu):
     service = Service(tmp_path_factory.mktemp("exported"), fake_libtcmu)
     daemon = Daemon(service)
     try:
-        daemon.start()
+        daemon.start(cacheConfig=daemon.cache(), download={"enable": True})
         read(daemon.add(daemon.image()))
+        with fault_registry.FaultRegistry() as server:
+            stream = lazy.stream_of(random.Random(1), 256)[1]
+            read(daemon.add(daemon.lazy_image(server, stream)))
         text = daemon.scrape()[2]
     finally:
         daemon.close()

@@ -187,8 +187,8 @@ def test_the_original_s_names(daemon):
     for name in ("Read_Throughtput", "QPS", "MaxLatency"):
         assert value(before, "OverlayBD_" + name, node=node, type="pread", mode="") == 0
         assert value(after, "OverlayBD_" + name, node=node, type="pread", mode="") > 0
-    rate = value(after, "OverlayBD_QPS") * layers.CLUSTER
-    assert value(after, "OverlayBD_Read_Throughtput") == pytest.approx(rate, rel=0.01)
+    rate = value(after, "OverlayBD_QPS", type="pread") * layers.CLUSTER
+    assert value(after, "OverlayBD_Read_Throughtput", type="pread") == pytest.approx(rate, rel=0.01)
 
 
 @pytest.fixture

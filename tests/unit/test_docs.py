@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from overlaybd_tcmu import config, schema
+from overlaybd_tcmu import config, reload, schema
 from overlaybd_tcmu.image import config as image_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -72,6 +72,15 @@ def test_every_service_key_is_documented_with_its_default():
 def test_every_image_key_is_documented_with_its_default():
     expected = keys_of(schema.schema_of(image_config.ImageConfig))
     assert documented("Image configuration") == expected
+
+
+def test_when_a_key_acts_after_a_reload_is_documented():
+    text = document("configuration.md").split("\n### Reload\n")[1].split("\n### ")[0]
+    for when, said in ((reload.When.NOW, "at once"), (reload.When.NEXT_DEVICE, "when a device ")):
+        (row,) = re.findall(rf"^\| {said}.*", text, re.MULTILINE)
+        named = set(re.findall(r"`([^`]+)`", row))
+        assert named == {key for key, value in reload.WHEN.items() if value is when}
+    assert set(reload.WHEN) <= set(keys_of(config.service_schema()))
 
 
 # ---- locks

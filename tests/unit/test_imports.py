@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "image": {"leaves", "formats", "ffi", "registry", "cache", "download"},
     "tcmu": {"leaves", "ffi", "image"},
     "audit": {"leaves", "ffi"},
-    "ops": {"leaves", "ffi", "image", "tcmu"},
+    "ops": {"leaves", "ffi", "cache", "image", "tcmu"},
     "daemon": {"leaves", "audit", "ffi", "registry", "cache", "image", "tcmu", "ops"},
     "tools": {"leaves", "formats", "ffi", "registry", "cache", "image", "tcmu"},
 }
