@@ -5,6 +5,8 @@ PYTHON ?= python3
 PREFIX ?= /opt/overlaybd
 DESTDIR ?=
 INSTALL_PYTHON ?= /usr/bin/python3
+# What convertors start from, /opt/overlaybd/baselayers/ext4_64: one of ours, or the file that is named here.
+BASELAYER ?= build/baselayers/ext4_64
 # Where /lib is a link an archive must not hold it as a folder; debian/rules says /lib all the same: dpkg knows.
 UNITDIR ?= /usr/lib/systemd/system
 PY = build/venv/bin/python
@@ -79,6 +81,9 @@ packages: build ## DEB and RPM: built, unpacked, their programs run
 vm: build ## the service on a real kernel in a virtual machine
 	$(PYTEST) -q -o faulthandler_timeout=0 tests/vm
 
+vm-long: build ## 100 kills, 20 upgrades and 200 devices under systemd there, and figures; half an hour
+	OVERLAYBD_VM_LONG=1 $(PYTEST) -q -s -o faulthandler_timeout=0 tests/vm/test_systemd.py tests/vm/test_scale.py
+
 asan: build asan-core ## the floors that work in C, under AddressSanitizer and UBSan
 tsan: build tsan-core ## those with more than one thread under ThreadSanitizer
 asan: SANITIZED = tests/apply --ignore tests/apply/test_convertor.py
@@ -100,11 +105,20 @@ bench: build ## measure, and write the README's table
 
 # ---- delivering
 
-install: core ## into $(DESTDIR)$(PREFIX); what the packages call
+# The bytes are the same whenever and wherever it is made.
+build/baselayers/ext4_64: core
+	rm -rf build/baselayers && mkdir -p build/baselayers
+	$(BUILD_PYTHON) -m overlaybd_tcmu.tools.create --mkfs build/baselayers/data build/baselayers/index 64
+	$(BUILD_PYTHON) -m overlaybd_tcmu.tools.commit -z build/baselayers/data build/baselayers/index $@
+	rm build/baselayers/data build/baselayers/index
+
+install: core $(BASELAYER) ## into $(DESTDIR)$(PREFIX); what the packages call
 	install -d "$(DESTDIR)$(PREFIX)/lib/python" "$(DESTDIR)/etc/overlaybd"
 	install -m 644 $(LIBRARIES) "$(DESTDIR)$(PREFIX)/lib"
 	find overlaybd_tcmu \( -name '*.py' -o -name '*.html' \) -exec cp --parents -t "$(DESTDIR)$(PREFIX)/lib/python" {} +
 	$(PYTHON) packaging/launchers.py "$(DESTDIR)$(PREFIX)/bin" $(INSTALL_PYTHON) ../lib/python
+	$(BUILD_PYTHON) -m overlaybd_tcmu.tools.zfile --verify "$(BASELAYER)"
+	install -D -m 644 "$(BASELAYER)" "$(DESTDIR)$(PREFIX)/baselayers/ext4_64"
 	install -m 644 packaging/overlaybd-tcmu.service "$(DESTDIR)$(PREFIX)"
 	install -D -m 644 -t "$(DESTDIR)$(UNITDIR)" packaging/overlaybd-tcmu.service
 	install -m 644 etc/overlaybd/overlaybd.json "$(DESTDIR)/etc/overlaybd"
@@ -121,5 +135,5 @@ clean: ## remove what was made; build/venv and images of virtual machines too
 	rm -rf build dist ./*.egg-info
 
 .PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image tools apply \
-	registry registry-oldest cache download daemon ops packages vm \
+	registry registry-oldest cache download daemon ops packages vm vm-long \
 	asan tsan run bench bench-brief install deb rpm clean

@@ -14,120 +14,10 @@
 #include "image_private.h"
 #include "miss.h"
 #include "upper.h"
-
-/* A read that finds bytes missing goes on as a probe: so all that the piece lacks is asked for at once. */
-enum walk_mode { WALK_NOW, WALK_PLAN, WALK_FINISH, WALK_PROBE };
-
-struct walk {
-	struct obd_worker *worker;
-	enum walk_mode mode;
-	const struct obd_piece *piece; /**< NULL unless reading now */
-	/* where the next byte goes; unused while planning or probing */
-	const struct iovec *iov;
-	size_t skip;
-	uint64_t done;	/**< bytes of the piece behind us */
-	bool in_place;	/**< pages may be touched */
-	bool streaming; /**< what follows the piece will be wanted next, on this thread */
-	/* planned reads */
-	struct obd_slot *slot;
-	unsigned io;
-};
+#include "walk.h"
 
 /* A plan is full; not an error, and never seen outside this file. */
 enum { PLAN_FULL = -ENOBUFS };
-
-static inline uint64_t min_u64(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
-static inline bool delivers(const struct walk *walk)
-{
-	return walk->mode == WALK_NOW || walk->mode == WALK_FINISH;
-}
-
-/* ---- the output side ---- */
-
-static inline void out_seek(struct walk *walk, const struct obd_request *request, uint64_t offset)
-{
-	walk->iov = request->iov;
-	while (offset && offset >= walk->iov->iov_len) {
-		offset -= walk->iov->iov_len;
-		walk->iov++;
-	}
-	walk->skip = offset;
-}
-
-static inline void *out_pointer(const struct walk *walk)
-{
-	return (uint8_t *)walk->iov->iov_base + walk->skip;
-}
-
-static inline size_t out_room(const struct walk *walk)
-{
-	return walk->iov->iov_len - walk->skip;
-}
-
-static inline void out_advance(struct walk *walk, uint64_t count)
-{
-	walk->done += count;
-	if (!delivers(walk))
-		return;
-	while (count && count >= out_room(walk)) {
-		count -= out_room(walk);
-		walk->iov++;
-		walk->skip = 0;
-	}
-	walk->skip += count;
-}
-
-static void out_copy(struct walk *walk, const uint8_t *from, uint64_t count)
-{
-	while (count) {
-		size_t part = out_room(walk) < count ? out_room(walk) : (size_t)count;
-
-		memcpy(out_pointer(walk), from, part);
-		out_advance(walk, part);
-		from += part;
-		count -= part;
-	}
-}
-
-static void out_zero(struct walk *walk, uint64_t count)
-{
-	if (!delivers(walk)) {
-		walk->done += count;
-		return;
-	}
-	while (count) {
-		size_t part = out_room(walk) < count ? out_room(walk) : (size_t)count;
-
-		memset(out_pointer(walk), 0, part);
-		out_advance(walk, part);
-		count -= part;
-	}
-}
-
-/* The next count bytes of the output as a list in worker->iov; *covered is what fits in the list. */
-static int out_list(struct walk *walk, uint64_t count, uint64_t *covered)
-{
-	struct iovec *list = walk->worker->iov;
-	const struct iovec *iov = walk->iov;
-	size_t skip = walk->skip;
-	int used = 0;
-
-	for (*covered = 0; *covered < count && used < OBD_WORKER_IOV; iov++, skip = 0) {
-		size_t part = iov->iov_len - skip;
-
-		if (!part)
-			continue;
-		if (part > count - *covered)
-			part = (size_t)(count - *covered);
-		list[used++] = (struct iovec){(uint8_t *)iov->iov_base + skip, part};
-		*covered += part;
-	}
-	return used;
-}
 
 /* ---- the disk side ---- */
 
@@ -626,12 +516,9 @@ static void forget_decoded(struct obd_worker *worker)
 		worker->decoded[i].layer = NULL;
 }
 
-/* false: pages were not where they had been seen, or what was read may have been evicted from a cache meanwhile. */
-static bool read_in_place(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
+/* false: pages were not where they had been seen. */
+static bool read_guarded(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
 {
-	const struct obd_misses *misses = worker->image->misses;
-	const unsigned clears = misses ? obd_misses_begin(misses) : 0;
-
 	if (sigsetjmp(worker->guard.back, 0)) {
 		obd_image_forget(worker->image);
 		forget_decoded(worker);
@@ -640,6 +527,17 @@ static bool read_in_place(struct obd_worker *worker, const struct obd_piece *pie
 	obd_guard_set(&worker->guard);
 	*ret = read_piece(worker, piece, true);
 	obd_guard_set(NULL);
+	return true;
+}
+
+/* As read_guarded, whose jump would spoil what is remembered here; also false when what was read may be evicted. */
+static bool read_in_place(struct obd_worker *worker, const struct obd_piece *piece, int *ret)
+{
+	const struct obd_misses *misses = worker->image->misses;
+	const unsigned clears = misses ? obd_misses_begin(misses) : 0;
+
+	if (!read_guarded(worker, piece, ret))
+		return false;
 	if (!misses || obd_misses_hold(misses, clears))
 		return true;
 	forget_decoded(worker);

@@ -59,6 +59,32 @@ def test_image_is_read_by_the_packages_core(tree, tmp_path):
     assert (tmp_path / "package.img").read_bytes() == (tmp_path / "checkout.img").read_bytes()
 
 
+def test_base_layer_is_an_empty_ext4(deb_tree, tmp_path):
+    need("e2fsck")
+    document = {"lowers": [{"file": str(deb_tree / "opt/overlaybd/baselayers/ext4_64")}]}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    start(deb_tree, "overlaybd-export", tmp_path / "config.json", tmp_path / "disk")  # sparse
+    assert (tmp_path / "disk").stat().st_size == 64 << 30
+    said = run("e2fsck", "-fn", tmp_path / "disk")
+    assert re.search(r" 11/\d+ files", said), said  # lost+found alone
+
+
+def test_base_layer_is_the_same_everywhere(deb_tree, rpm_tree):
+    files = [tree / "opt/overlaybd/baselayers/ext4_64" for tree in (deb_tree, rpm_tree)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_base_layer_that_is_given_is_installed(tmp_path):
+    layers.write_picture(tmp_path / "given", "AB-C")
+    target = [f"DESTDIR={tmp_path}", f"BASELAYER={tmp_path / 'given'}"]
+    run("make", "install", *target, cwd=ROOT)
+    installed = tmp_path / "opt/overlaybd/baselayers/ext4_64"
+    assert installed.read_bytes() == (tmp_path / "given").read_bytes()
+    (tmp_path / "given").write_text("no layer")
+    with pytest.raises(AssertionError, match="given"):
+        run("make", "install", *target, cwd=ROOT)
+
+
 def test_unit_is_at_the_original_s_place_and_the_system_s(tree):
     text = (ROOT / "packaging/overlaybd-tcmu.service").read_text()
     assert (tree / "opt/overlaybd/overlaybd-tcmu.service").read_text() == text
@@ -94,6 +120,7 @@ def test_configuration_is_kept_on_upgrade(deb, rpm, tmp_path):
     marked = (tmp_path / "control/conffiles").read_text().split()
     expected = ["/etc/logrotate.d/overlaybd-tcmu", "/etc/overlaybd/overlaybd.json"]
     assert sorted(marked) == expected
+    expected += ["/opt/overlaybd/baselayers/ext4_64"]  # theirs, if it is not ours
     assert sorted(run("rpm", "-qp", "--configfiles", rpm).split()) == expected
 
 
@@ -165,10 +192,22 @@ def test_upgrade_from_the_original_keeps_what_is_the_operator_s(deb, tmp_path):
     ).split() == ["overlaybd-tcmu"]
 
 
-def test_upgrade_of_ours_keeps_the_configuration(deb, tmp_path):
+def test_upgrade_of_ours_keeps_the_configuration_and_the_base_layer(deb, deb_tree, tmp_path):
     root = tmp_path / "root"
     install(root, deb)
-    path = root / "etc/overlaybd/overlaybd.json"
+    path, layer = root / "etc/overlaybd/overlaybd.json", "opt/overlaybd/baselayers/ext4_64"
     path.write_text('{"ioEngine": 2}')
     install(root, deb)
     assert path.read_text() == '{"ioEngine": 2}'
+    assert (root / layer).read_bytes() == (deb_tree / layer).read_bytes()
+    for _ in range(2):
+        (root / layer).write_text("the operator's")
+        install(root, deb)
+        assert (root / layer).read_text() == "the operator's"
+    assert not list((root / layer).parent.glob("*.kept"))
+
+
+def test_rpmlint_has_nothing_to_say(rpm):
+    need("rpmlint")
+    said = run("rpmlint", "--strict", "-c", ROOT / "packaging/rpm/rpmlint.toml", rpm)
+    assert "0 errors, 0 warnings" in said, said
