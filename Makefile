@@ -81,6 +81,9 @@ packages: build ## DEB and RPM: built, unpacked, their programs run
 vm: build ## the service on a real kernel in a virtual machine
 	$(PYTEST) -q -o faulthandler_timeout=0 tests/vm
 
+vm-long: build ## 100 kills, 20 upgrades and 200 devices under systemd there, and figures; half an hour
+	OVERLAYBD_VM_LONG=1 $(PYTEST) -q -s -o faulthandler_timeout=0 tests/vm/test_systemd.py tests/vm/test_scale.py
+
 asan: build asan-core ## the floors that work in C, under AddressSanitizer and UBSan
 tsan: build tsan-core ## those with more than one thread under ThreadSanitizer
 asan: SANITIZED = tests/apply --ignore tests/apply/test_convertor.py
@@ -132,5 +135,5 @@ clean: ## remove what was made; build/venv and images of virtual machines too
 	rm -rf build dist ./*.egg-info
 
 .PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image tools apply \
-	registry registry-oldest cache download daemon ops packages vm \
+	registry registry-oldest cache download daemon ops packages vm vm-long \
 	asan tsan run bench bench-brief install deb rpm clean

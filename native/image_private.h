@@ -113,8 +113,6 @@ void obd_slot_finish(struct obd_worker *worker, struct obd_slot *slot);
 int obd_rest_init(struct obd_image *image, struct obd_error *err);
 /** Maps the layers where that is of use. */
 void obd_rest_map(struct obd_image *image);
-/** Forgets all pages of the layers. */
-void obd_image_forget(struct obd_image *image);
 /**
  * Notes a read. Whether the worker reads in place: pages become memory of this process by being touched, and asking for
  * them costs something, so only one with much to do does.

@@ -315,6 +315,8 @@ OBD_PUBLIC int obd_image_snapshot(struct obd_image *image, struct obd_upper *nex
 				  const char *config_to, struct obd_error *err);
 /** The next mapped range at or after offset, [*start, *end), clamped to the virtual size. 1 found, 0 none. */
 OBD_PUBLIC int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t *start, uint64_t *end);
+/** What reads have mapped of the page cache, for seconds, is no memory of this process any more. */
+OBD_PUBLIC void obd_image_forget(struct obd_image *image);
 /** Requests that wait for missing bytes end with this errno, now and from now on. */
 OBD_PUBLIC void obd_image_cancel(struct obd_image *image, int error);
 /** Those that have waited for age_ms end with this errno; their number. */

@@ -64,7 +64,7 @@ void obd_rest_map(struct obd_image *image)
 
 void obd_image_forget(struct obd_image *image)
 {
-	for (uint32_t i = 0; i < image->info.layers; i++)
+	for (uint32_t i = 0; image->in_place && i < image->info.layers; i++)
 		if (image->layers[i]->blob->pages)
 			obd_pages_forget(image->layers[i]->blob->pages);
 }

@@ -156,10 +156,11 @@ class Daemon:
                     handler.NAME, handler.SUBTYPE, handler.DESCRIPTION, self._handler
                 )
                 kernel.tune_netlink(self._context.fd())
-                self._adopted = self._handler.end_adoption()
+                self._handler.end_adoption()
+            elapsed_ms = (time.monotonic() - started) * 1000
+            self._adopted = self._handler.open_adopted()
         finally:
             self._handler.turn.give()
-        elapsed_ms = (time.monotonic() - started) * 1000
         logger.info("adopted count=%d elapsed_ms=%.1f", self._adopted, elapsed_ms)
         self._pump = pump.Pump(self._context, self._handler.turn)
         return self._pump

@@ -76,7 +76,7 @@ class Streams:
             return None  # it waits for what is on its way
         stream.window = min(max(FIRST, 2 * stream.window), self._longest)
         start, stop = stream.stop, min(unit + 1 + stream.window, self._units)
-        stream.mark = unit + max(1, stream.window // 4)
+        stream.mark = min(unit + max(1, stream.window // 4), self._units - 1)
         if start >= stop:
             return None
         stream.stop = stop

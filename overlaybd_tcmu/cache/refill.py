@@ -128,7 +128,10 @@ class Refill:
         wait_ms = TICK_MS if next_s is None else min(TICK_MS, int(next_s * 1000) + 1)
         try:
             for miss in self._store.misses.next(wait_ms):
-                self._missed(miss)
+                try:
+                    self._missed(miss)
+                except Exception:  # a bug: the others' readers wait all the same
+                    log.exception("miss lost file=%d offset=%d", miss.file, miss.offset)
             self._store.tick()
         except EOFError:
             pass  # stop() has said so to everybody
@@ -208,8 +211,8 @@ class Refill:
         while True:
             try:
                 job = self._next_job()
-            except Exception:  # a bug: what was missed is lost, not the thread
-                log.exception("misses lost")
+            except Exception:  # a bug, but not the end of the thread
+                log.exception("fetching goes on")
                 continue
             if job is None:
                 return

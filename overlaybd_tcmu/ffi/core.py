@@ -394,6 +394,7 @@ class Library:
             [_HANDLE, c_uint64, POINTER(c_uint64), POINTER(c_uint64)],
             _check,
         )
+        self.image_forget = fn("image_forget", None, [_HANDLE])
         self.image_cancel = fn("image_cancel", None, [_HANDLE, c_int])
         self.image_expire = fn("image_expire", c_uint32, [_HANDLE, c_uint32, c_int])
         self.image_parked = fn("image_parked", c_uint32, [_HANDLE, POINTER(c_uint64)])

@@ -323,6 +323,13 @@ class Image(handle.Handle):
         )
         return (start.value, end.value) if found else None
 
+    def forget(self) -> None:
+        """
+        Unmaps what reads have mapped of the page cache, which counts as memory of this process. It
+        happens within seconds anyway; whoever reads fast has many GiB by then.
+        """
+        core.library().image_forget(self.address)
+
     def _destroy(self, address: int) -> None:
         core.library().image_destroy(address)
 

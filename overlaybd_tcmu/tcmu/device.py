@@ -122,7 +122,8 @@ class Device:
                 self._image.cancel(errno.ECANCELED)  # what waits for a registry waits no more
             if self._tcmu is not None:
                 self._tcmu.stop()
-        self._thread.join()
+        if self._thread.ident is not None:  # else it was never to open its image
+            self._thread.join()
 
     def describe(self) -> str:
         """One line for whoever looks for what hangs."""

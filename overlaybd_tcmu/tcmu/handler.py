@@ -106,9 +106,7 @@ class Handler(libtcmu.Callbacks):
         one = device.Device(
             handle, name, lambda: opens(target, one.stopping), target.path, target.device_id
         )
-        if adopting:
-            one.adopt()
-        else:
+        if not adopting:
             self._start(handle.address, one)
         with self._lock:
             self._devices[handle.address] = one
@@ -184,14 +182,24 @@ class Handler(libtcmu.Callbacks):
     def begin_adoption(self) -> None:
         """
         From here on added() means devices that are live already. They are only taken over then,
-        for the host waits meanwhile; their images open afterwards, side by side.
+        for the host waits meanwhile; open_adopted() opens their images.
         """
         self._adopting = True
 
-    def end_adoption(self) -> int:
-        """From here on added() means new devices. How many were adopted."""
+    def end_adoption(self) -> None:
+        """From here on added() means new devices."""
         self._adopting = False
-        return len(self._devices)
+
+    def open_adopted(self) -> int:
+        """
+        Has the images of what was adopted opened, side by side. How many there are. It is for when
+        the host may attach again: openings take the CPU that the adoption needs.
+        """
+        with self._lock:
+            devices = list(self._devices.values())
+        for one in devices:
+            one.adopt()
+        return len(devices)
 
     def unsettled(self) -> List[str]:
         """Names of adopted devices whose image has not been tried to its end yet."""

@@ -14,11 +14,11 @@ import stat
 import sys
 from typing import Callable, Iterator, List, Optional, TypeVar
 
-from .. import config, errors
+from .. import errors
 from ..ffi import ext4
 from ..image import config as image_config
-from ..image import opener, remote
-from . import background, command_line, progress
+from ..image import opener
+from . import background, command_line, lowers, progress
 
 PROG = "overlaybd-apply"
 
@@ -55,19 +55,9 @@ def opened_disk(options: argparse.Namespace) -> Iterator[ext4.Disk]:
     if not image.upper.is_used:
         raise errors.ConfigError(image.path, "upper", "there is no writable layer to apply to")
     with contextlib.ExitStack() as stack:
-        # Started only by a lower layer that a registry has.
-        remote_layers = remote.Remote(service_of(options), short_lived=True)
-        stack.callback(remote_layers.stop)
+        remote_layers = stack.enter_context(lowers.fetched(options.service_config_path))
         reader = stack.enter_context(opener.open_image(image, remote=remote_layers))
         yield ext4.image_disk(reader)
-
-
-def service_of(options: argparse.Namespace) -> config.ServiceConfig:
-    """The service configuration that is named; else the usual one, if it is there."""
-    path = options.service_config_path or config.DEFAULT_PATH
-    if options.service_config_path or os.path.exists(path):
-        return config.load(path)[0]
-    return config.parse(path, {})[0]
 
 
 def watched(call: Callable[[ext4.Progress], _Result], total: int) -> _Result:
@@ -146,8 +136,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     checksum = "sha256:HEX, what the uncompressed layer must have"
     parser.option("--checksum", metavar="DIGEST", default="", help=checksum)
     parser.option("--fstype", metavar="TYPE", default="ext4", help="ext4")
-    service = f"for lower layers in a registry; {config.DEFAULT_PATH} if it exists"
-    parser.option("--service_config_path", metavar="FILE", default="", help=service)
+    parser.option("--service_config_path", metavar="FILE", default="", help=lowers.HELP)
     parser.option("--gz_index_path", metavar="FILE", default="", help="not supported yet")
     parser.flag("--from_qcow2", help="not supported")
     parser.flag("--extract-rootfs", help="of a qcow2 image", default=True)

@@ -6,7 +6,9 @@ Both files appear or none does, and neither takes the place of another.
 """
 
 import argparse
+import contextlib
 import errno
+import glob
 import os
 import sys
 import uuid
@@ -20,28 +22,11 @@ from . import command_line, files
 PROG = "overlaybd-create"
 
 
-def make_filesystem(options: argparse.Namespace) -> None:
-    """Puts an ext4 on the new, empty layer, or on the plain disk with --raw."""
-    if options.turboOCI:
-        raise errors.Error("mkfs failed, turboOCI layers are not supported yet")
-    try:
-        if options.raw:
-            with ext4.file_disk(options.data_file) as disk:
-                ext4.mkfs(disk)
-        else:
-            _make_filesystem_on_layer(options.data_file, options.index_file)
-    except errors.NativeError as error:
-        raise errors.Error(f"mkfs failed, {error}") from error
+# ---- the two files
 
 
-def _make_filesystem_on_layer(data: str, index: str) -> None:
-    with native.Upper(data, index) as upper, native.Image([], upper=upper) as image:
-        ext4.mkfs(ext4.image_disk(image))
-
-
-def create_files(options: argparse.Namespace) -> None:
+def create_files(data: str, index: str, options: argparse.Namespace) -> None:
     """The two files of the kind that was asked for."""
-    data, index = options.data_file, options.index_file
     if options.raw:
         _create_plain(data, index, options.vsize, index_header=b"")
     elif options.turboOCI:
@@ -54,11 +39,10 @@ def create_files(options: argparse.Namespace) -> None:
         )
         _create_plain(data, index, options.vsize, header.pack())
     else:
-        _create_upper(options)
+        _create_upper(data, index, options)
 
 
-def _create_upper(options: argparse.Namespace) -> None:
-    data, index = options.data_file, options.index_file
+def _create_upper(data: str, index: str, options: argparse.Namespace) -> None:
     try:
         native.create_upper(data, index, options.vsize, options.s, None, options.u)
     except errors.NativeError as error:
@@ -74,16 +58,72 @@ def _create_plain(data: str, index: str, size: int, index_header: bytes) -> None
         pass
 
 
+# ---- with a file system
+
+
+def make_filesystem(data: str, index: str, options: argparse.Namespace) -> None:
+    """Puts an ext4 on the new, empty layer, or on the plain disk with --raw; it is on the disk."""
+    if options.raw:
+        with ext4.file_disk(data) as disk:
+            ext4.mkfs(disk)
+        files.sync(data)
+        return
+    with native.Upper(data, index) as upper, native.Image([], upper=upper) as image:
+        ext4.mkfs(ext4.image_disk(image))
+        image.flush()
+
+
+def create_with_filesystem(options: argparse.Namespace) -> None:
+    """
+    Under other names until the file system is whole. Then the index gets its name, and the data,
+    whose presence says that there is a layer.
+    """
+    data, index = options.data_file, options.index_file
+    suffix = f".mkfs.{os.getpid()}"
+    remove_unfinished(data, index)
+    files.must_not_exist(data)
+    files.must_not_exist(index)
+    made = data + suffix, index + suffix
+    failed = ""
+    try:
+        create_files(*made, options)
+        failed = "mkfs failed, "
+        make_filesystem(*made, options)
+        files.publish(made[1], index)
+        try:
+            files.publish(made[0], data)
+        except BaseException:
+            os.unlink(index)
+            raise
+    except files.OpenFailed as error:
+        raise files.OpenFailed(error.path.replace(suffix, ""), error.errno) from error
+    except errors.NativeError as error:
+        raise errors.Error(failed + str(error).replace(suffix, "")) from error
+    finally:
+        for path in made:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+    for path in (data, index):
+        files.sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def remove_unfinished(data: str, index: str) -> None:
+    """An index without data is empty, or has both its names still: its maker was killed between."""
+    if os.path.lexists(data) or not os.path.isfile(index):
+        return
+    others = glob.glob(glob.escape(index) + ".mkfs.*")
+    if not os.path.getsize(index) or any(os.path.samefile(path, index) for path in others):
+        os.unlink(index)
+
+
 def run(options: argparse.Namespace) -> None:
     options.u = command_line.usable_uuid("-u", options.u)
-    create_files(options)
+    if options.mkfs and options.turboOCI:
+        raise errors.Error("mkfs failed, turboOCI layers are not supported yet")
     if options.mkfs:
-        try:
-            make_filesystem(options)
-        except BaseException:
-            os.unlink(options.data_file)
-            os.unlink(options.index_file)
-            raise
+        create_with_filesystem(options)
+    else:
+        create_files(options.data_file, options.index_file, options)
     print(f"{PROG} has created files SUCCESSFULLY")
 
 

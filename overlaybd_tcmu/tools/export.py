@@ -32,6 +32,7 @@ exit status:
 
 # One read: large enough for the helpers to share it, small enough to stay in the CPU's cache.
 CHUNK = 4 * units.MiB
+FORGET = 64 * units.MiB  # read: what they have mapped of the page cache is unmapped
 
 
 class Sink(Protocol):
@@ -117,7 +118,7 @@ def copy(image: native.Image, sink: Sink, report: Callable[[int], None]) -> None
     size = image.info().virtual_size
     buffer = bytearray(min(CHUNK, max(size, 1)))
     view = memoryview(buffer)
-    offset = 0
+    offset, forgotten = 0, 0
     while offset < size:
         start, end = image.next_data(offset) or (size, size)
         if start > offset:
@@ -131,6 +132,9 @@ def copy(image: native.Image, sink: Sink, report: Callable[[int], None]) -> None
             sink.data(part[:count])
             offset += count
             report(offset)
+            if offset - forgotten >= FORGET:
+                image.forget()
+                forgotten = offset
     report(size)
 
 

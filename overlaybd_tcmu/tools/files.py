@@ -2,6 +2,7 @@
 """Small new files, each complete and on the disk when it gets its name."""
 
 import contextlib
+import errno
 import os
 from typing import Iterator, List, Tuple
 
@@ -74,8 +75,23 @@ def _create(path: str, content: bytes, size: int) -> None:
     sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
+def publish(temporary: str, path: str) -> None:
+    """Gives a file its name, as a second one where that can be; OpenFailed when it is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise OpenFailed(path, errno.EEXIST) from error
+    except OSError:  # the file system knows no second name
+        must_not_exist(path)
+        os.rename(temporary, path)
+
+
 def sync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync(path, os.O_DIRECTORY)
+
+
+def sync(path: str, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:

@@ -3,15 +3,14 @@
 
 import argparse
 import contextlib
-import os
 import sys
 from typing import List, Optional
 
-from .. import config, errors
+from .. import errors
 from ..ffi import writing
 from ..image import config as image_config
-from ..image import opener, remote
-from . import command_line, progress, wrapping
+from ..image import opener
+from . import command_line, lowers, progress, wrapping
 
 PROG = "overlaybd-merge"
 
@@ -23,21 +22,13 @@ def run(options: argparse.Namespace) -> None:
     algorithm = writing.Algorithm.LZ4 if options.compress else writing.Algorithm.NONE
     output = writing.Output(options.output, replace=True, tar=options.t, algorithm=algorithm)
     image = image_config.load(options.image_config)
-    remote_layers = remote.Remote(service_of(options.service_config_path), short_lived=True)
     with contextlib.ExitStack() as stack:
-        stack.callback(remote_layers.stop)
+        remote_layers = stack.enter_context(lowers.fetched(options.service_config_path))
         layers, upper = stack.enter_context(opener.open_layers(image, remote_layers))
         try:
             progress.watch(lambda task: writing.commit(layers, upper, output, task=task))
         except errors.NativeError as error:
             raise errors.Error(f"failed to compact, {error.code}: {error}") from error
-
-
-def service_of(path: str) -> config.ServiceConfig:
-    """For layers that only a registry has; the absence of the usual file is no reason to fail."""
-    if path or os.path.exists(config.DEFAULT_PATH):
-        return config.load(path or config.DEFAULT_PATH)[0]
-    return config.parse(config.DEFAULT_PATH, {})[0]
 
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
@@ -46,8 +37,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser.flag("--compress", default=True, help=compress)
     parser.flag("-t", help="in a tar")
     wrapping.add_upload(parser)
-    service = f"for layers that are only in a registry; {config.DEFAULT_PATH} if it exists"
-    parser.option("--service_config_path", metavar="FILE", default="", help=service)
+    parser.option("--service_config_path", metavar="FILE", default="", help=lowers.HELP)
     parser.flag("--verbose", help="tell more")
     parser.positional("image_config", "the image's config.v1.json")
     parser.positional("output", "the new layer; replaced if it exists", required=False)

@@ -21,8 +21,8 @@ from typing import Iterator, List, Optional, Tuple
 from .. import errors, units
 from ..ffi import native
 from ..image import config as image_config
-from ..image import opener
-from . import command_line, export, files
+from ..image import opener, remote
+from . import command_line, export, files, lowers
 
 PROG = "overlaybd-resize"
 EXIT_FAILED = 1
@@ -164,17 +164,17 @@ def set_size(upper: image_config.UpperConfig, size: int) -> None:
         opened.resize(size)
 
 
-def finish(image: image_config.ImageConfig) -> None:
+def finish(image: image_config.ImageConfig, fetched: remote.Remote) -> None:
     """Makes the image what its copy is; may be begun as often as it takes."""
     upper = image.upper
     fd = os.open(copy_path(upper), os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
-        with opener.open_image(image, resizing=True) as opened:
+        with opener.open_image(image, remote=fetched, resizing=True) as opened:
             grows = size > opened.info().virtual_size
         if grows:
             set_size(upper, size)
-        with opener.open_image(image, resizing=True) as opened:
+        with opener.open_image(image, remote=fetched, resizing=True) as opened:
             write_differences(opened, fd, size)
         set_size(upper, size)
     finally:
@@ -183,15 +183,15 @@ def finish(image: image_config.ImageConfig) -> None:
     files.sync_folder(os.path.dirname(os.path.abspath(upper.data)))
 
 
-def resize(image: image_config.ImageConfig, size: int) -> None:
+def resize(image: image_config.ImageConfig, size: int, fetched: remote.Remote) -> None:
     if not image.upper.is_used:
         raise errors.Error("resize failed: the image is read-only, it has no upper")
     try:
         if os.path.exists(copy_path(image.upper)):
-            finish(image)  # what was begun before, whatever its size
-        with opener.open_image(image) as opened:
+            finish(image, fetched)  # what was begun before, whatever its size
+        with opener.open_image(image, remote=fetched) as opened:
             make_copy(opened, image.upper, size)
-        finish(image)
+        finish(image, fetched)
     except errors.ImageError as error:
         raise errors.Error(f"failed to open overlaybd image: {error}") from error
     except (errors.Error, OSError) as error:
@@ -218,7 +218,9 @@ def size_of(text: str) -> int:
 def run(options: argparse.Namespace) -> None:
     started = time.monotonic()
     size = size_of(options.size)
-    resize(image_config.load(options.config), size)
+    image = image_config.load(options.config)
+    with lowers.fetched(options.service_config_path) as fetched:
+        resize(image, size, fetched)
     elapsed = time.monotonic() - started
     print(f"Success: filesystem resized to {size // units.GiB} GB ({elapsed:.3f} seconds)")
 
@@ -228,8 +230,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser = command_line.Parser(PROG, what, EXIT_CODES)
     parser.option("--config", metavar="FILE", help="the image's config.v1.json")
     parser.option("--size", metavar="GB", help="the size it is to have")
-    service = "accepted and not needed: nothing of it concerns resizing"
-    parser.option("--service_config_path", metavar="FILE", default="", help=service)
+    parser.option("--service_config_path", metavar="FILE", default="", help=lowers.HELP)
     parser.flag("--verbose", help="tell more")
     options = parser.parse(arguments)
     if options.config is None or options.size is None:

@@ -4,8 +4,9 @@ Archives made to do harm: each ends with one line that names entry and place, in
 is whole, with what came before in it; never with a crash, a hang, or a byte outside.
 """
 
-import os
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -170,45 +171,50 @@ def test_hard_links_stay_inside(image, outside, target):
 # ---- cut off
 
 
-def whole():
-    """Something of everything."""
-    return b"".join(
-        [
-            archive.directory(b"d/"),
-            archive.pax({b"path": b"d/" + b"n" * 150, b"SCHILY.xattr.user.a": b"v" * 300}),
-            archive.file(b"f", bytes(range(256)) * 20),
-            archive.long_name(b"l" * 200),
-            archive.symlink(b"s", b"t"),
-            archive.hard(b"h", b"d/" + b"n" * 97)[:0],
-            archive.header(b"p", archive.FIFO),
-            archive.whiteout(b"d"),
-        ]
-    )
+# Entries of all kinds, with the bytes each needs: the last block of data need not be filled up.
+LONG = archive.pax({b"path": b"d/" + b"n" * 150, b"SCHILY.xattr.user.a": b"v" * 300})
+ENTRIES = [
+    (archive.directory(b"d/"), 512),
+    (LONG + archive.file(b"f", bytes(range(250)) * 20), len(LONG) + 512 + 5000),
+    (archive.long_name(b"l" * 200) + archive.symlink(b"s", b"t"), 1536),
+    (archive.hard(b"h", b"l" * 97), 512),
+    (archive.header(b"p", archive.FIFO), 512),
+    (archive.whiteout(b"d"), 512),
+]
 
 
-def boundaries():
-    """Where entries end: an archive may be cut there, though it lacks its last blocks."""
-    data = whole()
-    return len(data)
+def whole_entries(end):
+    """How many entries an archive of ENTRIES has that is cut there; None: a part of one as well."""
+    place = 0
+    for number, (data, needed) in enumerate(ENTRIES):
+        if end == place:
+            return number
+        if end < place + needed:
+            return None
+        place += len(data)
+        if end < place:
+            return number + 1
+    return len(ENTRIES)
 
 
 @pytest.mark.parametrize("step", range(8))
 def test_archive_that_is_cut_off_anywhere(tmp_path, step):
+    """Between entries it just ends; elsewhere it is refused, and the file system stays whole."""
     image = disk.Image(tmp_path / "disk", 4 * MiB).mkfs()
-    data = whole()
-    for end in range(step * 97, len(data), 8 * 97):
-        try:
+    data = archive.file(b"l" * 97, b"l")
+    start = len(data)
+    data += b"".join(entry for entry, _ in ENTRIES)
+    ends = set(range(start + step * 97, len(data), 8 * 97)) | set(range(start, len(data), 512))
+    for end in sorted(ends):
+        whole = whole_entries(end - start)
+        if whole is not None:
             image.apply(data[:end])
-        except errors.NativeError as error:
-            assert "archive ends" in str(error) or "extended header" in str(error)
-        else:
-            # Whole entries, or all of one but the last block's rest.
-            assert (
-                end % 512 == 0
-                or end > len(data) - 512
-                or end // 512 * 512 in range(0, len(data), 512)
-            )
+            continue
+        with pytest.raises(errors.NativeError, match="archive ends|extended header"):
+            image.apply(data[:end])
     image.check()
+    image.apply(data)
+    assert {"h", "p", "l" * 97, "l" * 200} <= set(image.tree())
 
 
 # ---- too much
@@ -276,31 +282,24 @@ def test_name_with_bytes_no_terminal_should_see(image):
 
 # ---- a disk that fails
 
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_limit_of_the_file_size(tmp_path):
-    """What the kernel refuses to write is an error with its reason, wherever it strikes."""
-    import resource
-    import signal
-    import subprocess
-    import sys
-
-    image = disk.Image(tmp_path / "disk").mkfs()
-    (tmp_path / "tar").write_bytes(archive.file(b"f", bytes(4 * MiB)))
-    program = f"""
-import os, resource, signal
+LIMITED = """
+import os, resource, signal, sys
 from overlaybd_tcmu.ffi import ext4
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-with ext4.file_disk({str(image.path)!r}) as disk:
+with ext4.file_disk(sys.argv[1]) as disk:
     try:
-        ext4.apply(disk, os.open({str(tmp_path / 'tar')!r}, os.O_RDONLY))
+        ext4.apply(disk, os.open(sys.argv[2], os.O_RDONLY))
     except Exception as error:
         print(error)
 """
-    del resource, signal
-    shown = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+
+
+def test_limit_of_the_file_size(tmp_path):
+    """What the kernel refuses to write is an error with its reason, wherever it strikes."""
+    image = disk.Image(tmp_path / "disk").mkfs()
+    (tmp_path / "tar").write_bytes(archive.file(b"f", bytes(4 * MiB)))
+    program = [sys.executable, "-c", LIMITED, image.path, tmp_path / "tar"]
+    shown = subprocess.run(program, capture_output=True, text=True, check=True)
     assert "entry 'f' at offset 0: writing data: writing" in shown.stdout
     assert "File too large" in shown.stdout

@@ -103,3 +103,15 @@ def test_nothing_is_fetched_beyond_the_end():
 
 def test_mark_of_nobody_is_ignored():
     assert readahead.Streams(10, 32).reached(3) is None
+
+
+def test_what_is_marked_and_fetched_is_inside_the_blob(rng):
+    for _ in range(3000):
+        units = rng.randrange(1, 60)
+        streams = readahead.Streams(units, rng.choice((1, 4, 32)))
+        unit = 0
+        while unit < units:
+            stop = min(unit + rng.choice((1, 1, 3, 20)), units)
+            ahead = rng.choice((streams.reached, lambda start: streams.missed(start, stop)))(unit)
+            assert ahead is None or unit < ahead.start < ahead.stop <= units > ahead.mark >= unit
+            unit = max(unit + 1, min(stop, units - 1)) if rng.random() < 0.5 else unit + 1

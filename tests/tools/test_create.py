@@ -2,6 +2,7 @@
 """overlaybd-create: files as the original makes them, both or none."""
 
 import json
+import re
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_plain_disk(succeeds, tmp_path):
     assert (tmp_path / "data").stat().st_blocks == 0
 
 
-@pytest.mark.parametrize("options", [[], ["-s"], ["--turboOCI"], ["--raw"]])
+@pytest.mark.parametrize("options", [[], ["-s"], ["--turboOCI"], ["--raw"], ["-s", "--mkfs"]])
 @pytest.mark.parametrize("taken", ["data", "index"])
 def test_nothing_is_replaced(fails, tmp_path, options, taken):
     (tmp_path / taken).write_text("precious")
@@ -76,9 +77,10 @@ def test_nothing_is_replaced(fails, tmp_path, options, taken):
     assert (tmp_path / taken).read_text() == "precious"
 
 
-def test_folder_that_is_missing(fails):
-    line = fails(255, "create", "none/data", "none/index", "1")
-    assert "none/" in line and "No such file or directory" in line
+@pytest.mark.parametrize("options", [[], ["--mkfs"], ["--mkfs", "--raw"]])
+def test_folder_that_is_missing(fails, options):
+    line = fails(255, "create", "none/data", "none/index", "1", *options)
+    assert re.search(r"none/(data|index)\b(?!\.)", line) and "No such file or directory" in line
 
 
 def test_size_that_no_disk_can_have(fails, tmp_path):

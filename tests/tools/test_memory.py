@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """No program needs more memory for more input, nor much of it for many threads."""
 
+import gzip
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from overlaybd_tcmu.ffi import load
 from overlaybd_tcmu.formats import commit, lsmt, writable
 from overlaybd_tcmu.units import GiB, KiB, MiB
 
+from ..apply import archive
 from .conftest import ROOT
 
 LIMIT = 300 * MiB
@@ -69,6 +72,45 @@ def test_commit_on_many_threads(pair, algorithm):
     assert peak < LIMIT
     peak = peak_of("zfile", "--verify", pair / "out")
     assert peak < LIMIT
+
+
+def test_zfile_both_ways(tmp_path):
+    (tmp_path / "source").touch()
+    os.truncate(tmp_path / "source", SIZE)
+    assert peak_of("zfile", "-t", tmp_path / "source", tmp_path / "zfile") < LIMIT
+    assert peak_of("zfile", "-x", tmp_path / "zfile", tmp_path / "out") < LIMIT
+    assert os.stat(tmp_path / "out").st_size == SIZE
+
+
+def test_image_of_many_segments(pair):
+    """Sealed in place, and shown as a plain disk."""
+    peak = peak_of("commit", "--seal", pair / "data", pair / "index")
+    assert peak < LIMIT
+    (pair / "c.json").write_text(f'{{"lowers": [{{"file": "{pair}/data"}}]}}')
+    assert peak_of("export", pair / "c.json", pair / "raw") < LIMIT
+    assert os.stat(pair / "raw").st_size == SIZE
+
+
+@pytest.fixture
+def archive_of_many(tmp_path):
+    """A hundred thousand files of one directory, and 512 MiB in one, as tar.gz."""
+    template = archive.header(b"x")
+    with gzip.open(tmp_path / "tar.gz", "wb", compresslevel=1) as file:
+        file.writelines(archive.many(template, (b"dir/%06d" % i for i in range(100_000))))
+        file.write(archive.header(b"large", size=SIZE))
+        for _ in range(SIZE // MiB):
+            file.write(bytes(MiB))
+        file.write(archive.END)
+    return tmp_path / "tar.gz"
+
+
+def test_applying_many_files_and_resizing(tmp_path, archive_of_many):
+    pair = tmp_path / "data", tmp_path / "index"
+    assert peak_of("create", *pair, 4, "-s", "--mkfs") < LIMIT
+    upper = {"data": str(pair[0]), "index": str(pair[1])}
+    (tmp_path / "c.json").write_text(json.dumps({"lowers": [], "upper": upper}))
+    assert peak_of("apply", archive_of_many, tmp_path / "c.json") < LIMIT
+    assert peak_of("resize", "--config", tmp_path / "c.json", "--size", 8) < LIMIT
 
 
 def test_merging_many_segments(tmp_path):

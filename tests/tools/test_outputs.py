@@ -13,11 +13,12 @@ import sys
 
 import pytest
 
+from overlaybd_tcmu.ffi import native
 from overlaybd_tcmu.formats import writable, zfile
 from overlaybd_tcmu.tools import commit
 from overlaybd_tcmu.units import MiB
 
-from ..support import codecs, nth_call
+from ..support import codecs, engines, nth_call
 from .conftest import ROOT
 
 DATA = random.Random(3).randbytes(5 * MiB)
@@ -163,6 +164,39 @@ def test_kill_at_any_call_of_creating_leaves_no_half_layer(tool, folder, options
             os.unlink(folder / name)
 
     assert kill_at_each_call(run, check) >= 3
+
+
+@pytest.mark.skipif(engines.SANITIZED, reason="a minute of programs that start")
+@pytest.mark.parametrize("options", [[], ["-s"], ["--raw"]])
+def test_kill_while_a_file_system_is_made_leaves_none_or_all_of_it(tool, folder, options):
+    """Whatever is left, the next one makes what nobody disturbed would have made."""
+
+    def run(nth=0):
+        environment = nth_call.environment(folder, nth=nth, log=folder.parent / "log")
+        files = folder / "data", folder / "index"
+        return tool("create", *files, 1, "--mkfs", *options, env=environment)
+
+    assert run().returncode == 0
+    whole = file_system_of(folder, options)
+    calls = len((folder.parent / "log").read_text().splitlines())
+    # The making of the files, some of the writes between, and all that gives them their names.
+    for nth in [1, 3, 5, *range(7, calls - 6, calls // 4), *range(calls - 6, calls + 1)]:
+        for name in names(folder):
+            os.unlink(folder / name)
+        assert run(nth).returncode == -signal.SIGKILL
+        if not (folder / "data").exists():
+            assert run().returncode == 0
+        assert file_system_of(folder, options) == whole
+
+
+def file_system_of(folder, options):
+    """The first megabytes of the disk, which have all there is of it."""
+    if options == ["--raw"]:
+        with open(folder / "data", "rb") as file:
+            return file.read(8 * MiB)
+    with native.Upper(str(folder / "data"), str(folder / "index")) as upper:
+        with native.Image([], upper=upper) as image:
+            return image.pread(8 * MiB, 0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -16,7 +16,7 @@ from overlaybd_tcmu.image import config, opener
 from overlaybd_tcmu.tools import export
 from overlaybd_tcmu.units import GiB, MiB
 
-from ..support import nth_call
+from ..support import fault_registry, nth_call
 
 E2FSPROGS = ("mke2fs", "debugfs", "e2fsck", "resize2fs", "dumpe2fs")
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
@@ -100,6 +100,28 @@ def test_image_grows_and_shrinks(succeeds, disk):
         assert said.startswith(f"Success: filesystem resized to {size} GB (")
         assert disk.size() == (size * GiB, size * GiB)
         assert disk.left() == ["data", "index"]
+
+
+def test_layers_of_a_registry_are_fetched(succeeds, tmp_path):
+    """An image whose file system only a registry has; what differs goes into the upper layer."""
+    made = Disk(tmp_path, False)
+    succeeds("commit", tmp_path / "data", tmp_path / "index", tmp_path / "layer", "-z")
+    for path in (tmp_path / "data", tmp_path / "index"):
+        path.unlink()
+    succeeds("create", tmp_path / "data", tmp_path / "index", 0)
+    document = json.loads(made.config.read_text())
+    service = tmp_path / "overlaybd.json"
+    cache = {"cacheType": "file", "cacheDir": str(tmp_path / "cache")}
+    service.write_text(json.dumps({"cacheConfig": cache, "credentialConfig": {"mode": "file"}}))
+    with fault_registry.FaultRegistry() as server:
+        document["repoBlobUrl"] = server.repo_url()
+        document["lowers"] = [{"digest": server.put((tmp_path / "layer").read_bytes())}]
+        made.config.write_text(json.dumps(document))
+        options = ["--config", made.config, "--service_config_path", service]
+        succeeds("resize", *options, "--size", 2)
+    document["lowers"] = [{"file": str(tmp_path / "layer")}]
+    made.config.write_text(json.dumps(document))
+    assert made.size() == (2 * GiB, 2 * GiB)
 
 
 def test_little_is_written(succeeds, disk):

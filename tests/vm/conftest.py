@@ -11,6 +11,8 @@ import shutil
 
 import pytest
 
+from . import debs
+from . import host as hosts
 from . import images, session
 from .harness import errors, machine
 
@@ -62,6 +64,32 @@ def guest(floor, request):
         raise
 
 
+@pytest.fixture(scope="session")
+def host_floor():
+    if not shutil.which(machine.QEMU):
+        pytest.skip(f"{machine.QEMU} is not here and could not be installed")
+    if debs.missing():
+        pytest.skip(f"not installed: {', '.join(debs.missing())}")
+    one = hosts.Host()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def host(host_floor, request):
+    """The package's service under systemd; its newer packages are in host.followers."""
+    try:
+        one = host_floor.guest()
+        one.expected = []
+        one.followers = host_floor.followers
+        one.call("kernel.mark", request.node.name)
+        yield one
+        hosts.tidy(one, one.expected)
+    except Exception:
+        host_floor.discard()
+        raise
+
+
 def tidy(guest):
     """Undoes what the test has made, in the snapshotter's order, and looks for complaints."""
     for place in guest.call("mounts.mounted"):
@@ -87,10 +115,13 @@ def unexpected(guest, lines):
 def pytest_runtest_makereport(item, call):
     """A failure shows both sides: the daemon's log and the kernel's."""
     report = (yield).get_result()
-    guest = getattr(item, "funcargs", {}).get("guest")
+    fixtures = getattr(item, "funcargs", {})
+    guest = fixtures.get("guest") or fixtures.get("host")
     if not report.failed or guest is None:
         return
     try:
+        if "host" in fixtures:
+            report.sections.append(("systemd's journal", guest.call("unit.journal")[-6000:]))
         report.sections.append(("daemon's log", guest.call("service.log")[-6000:]))
         report.sections.append(("daemon's output", guest.call("service.output")[-3000:]))
         report.sections.append(("kernel's log", guest.call("kernel.log")))

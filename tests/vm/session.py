@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from . import payload
 from .harness import machine
@@ -55,11 +55,13 @@ class Pending:
 
 
 class Guest:
-    """A machine with our service in it."""
+    """A machine with our service in it, or with what put brings there."""
 
-    def __init__(self, vm: machine.Machine) -> None:
+    def __init__(
+        self, vm: machine.Machine, put: Callable[[machine.Machine], None] = payload.put
+    ) -> None:
         self.vm = vm
-        payload.put(vm)
+        put(vm)
         self._numbers = itertools.count(1)
         self._pending: Dict[int, Pending] = {}
         self._rest = b""

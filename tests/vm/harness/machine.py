@@ -40,6 +40,7 @@ class Machine:
         accelerator: Optional[str] = None,
         kernel_arguments: str = "",
         boot_timeout_s: float = BOOT_TIMEOUT_S,
+        init: str = "agent",
     ) -> None:
         if not shutil.which(QEMU):
             raise errors.VmMissing(f"{QEMU} is not installed")
@@ -50,6 +51,7 @@ class Machine:
         self._cpus = cpus
         self._kernel_arguments = kernel_arguments
         self._boot_timeout_s = boot_timeout_s
+        self._init = init
         self._folder: Optional[tempfile.TemporaryDirectory[str]] = None
         self._qemu: Optional[subprocess.Popen[bytes]] = None
         self._connection: Optional[connection.Connection] = None
@@ -190,7 +192,7 @@ class Machine:
         return self._connection
 
     def _start_qemu(self, folder: pathlib.Path) -> None:
-        (folder / "initrd").write_bytes(initrd.build(self._root.boot))
+        (folder / "initrd").write_bytes(initrd.build(self._root.boot, self._init))
         log = open(folder / "qemu.log", "wb")
         with log:
             # setpriv and not prctl in a hook between fork and exec: that is unsafe once we have

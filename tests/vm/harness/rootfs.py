@@ -32,11 +32,15 @@ MIRROR_ENVIRONMENT = "OVERLAYBD_VM_MIRROR"  # default: Debian's own, with its se
 KERNEL = "linux-image-cloud-amd64"
 DAEMON_PACKAGES = (
     "python3 libtcmu2 libaio1 liblz4-1 libzstd1 libssl3 libcurl4 python3-jsonschema python3-lz4 "
-    "python3-zstandard python3-cachetools python3-requests python3-urllib3"
+    "python3-zstandard python3-cachetools python3-requests python3-urllib3 "
+    "python3-prometheus-client"
 ).split()
 TEST_PACKAGES = (
-    "e2fsprogs fio kmod util-linux procps psmisc iproute2 strace sg3-utils busybox-static tar"
+    "e2fsprogs fio kmod util-linux procps psmisc iproute2 strace sg3-utils busybox-static tar "
+    "systemd"
 ).split()
+CONTAINER_PACKAGES = "containerd runc docker-registry python3-grpcio python3-protobuf".split()
+PACKAGES = DAEMON_PACKAGES + TEST_PACKAGES + CONTAINER_PACKAGES
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console")
 IMAGE_BYTES = 2 * 1024**3
 UNWANTED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
@@ -88,7 +92,7 @@ def build() -> RootImage:
 
 
 def _key() -> str:
-    said = "\0".join([SUITE, KERNEL_HOOK, *DAEMON_PACKAGES, *TEST_PACKAGES, *BOOT_MODULES])
+    said = "\0".join([SUITE, KERNEL_HOOK, *PACKAGES, *BOOT_MODULES])
     return hashlib.sha256(f"{said}\0{IMAGE_BYTES}".encode()).hexdigest()[:12]
 
 
@@ -127,7 +131,7 @@ def _debian(tree: pathlib.Path, work: pathlib.Path) -> None:
     hook.chmod(0o755)
     command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in UNWANTED]
-    command += ["--include=" + ",".join(DAEMON_PACKAGES + TEST_PACKAGES)]
+    command += ["--include=" + ",".join(PACKAGES)]
     command += [f"--customize-hook={hook}", SUITE, str(tree)]
     mirror = os.environ.get(MIRROR_ENVIRONMENT)
     _run(*command, *([mirror] if mirror else []))

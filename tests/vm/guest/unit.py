@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The service as an operator has it: installed by dpkg, run by systemd. What is done to it is waited
+for by what it says in its log, since asking systemd takes longer than a restart.
+"""
+import os
+import re
+import signal
+import subprocess
+import time
+
+from guest import service
+
+NAME = "overlaybd-tcmu.service"
+WAIT_S = 120
+
+
+def command(*argv):
+    """What it said; RuntimeError with that when it failed."""
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"),
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)}: status {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def install(package):
+    return command("dpkg", "-i", package)
+
+
+def version():
+    """Of the package, as dpkg has it, and its state."""
+    return command("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "overlaybd-tcmu")
+
+
+def systemctl(*arguments):
+    return command("systemctl", *arguments)
+
+
+def show(*names):
+    said = systemctl("show", "--property", ",".join(names), NAME)
+    return dict(line.split("=", 1) for line in said.splitlines())
+
+
+def pid():
+    return int(show("MainPID")["MainPID"])
+
+
+def _readies():
+    return len(re.findall(r"ready adopted=", service.log()))
+
+
+def wait_ready(count, timeout_s=WAIT_S):
+    """Waits until it has said so many times that it is ready."""
+    deadline = time.monotonic() + timeout_s
+    while _readies() < count:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not ready after {timeout_s} s: {show('ActiveState', 'Result')}")
+        time.sleep(0.05)
+
+
+def kill():
+    """kill -9, and back again by systemd's hand alone."""
+    before = _readies()
+    os.kill(pid(), signal.SIGKILL)
+    wait_ready(before + 1)
+
+
+def restart():
+    systemctl("restart", NAME)
+
+
+def upgrade(package):
+    """A newer package over the running one, whose scripts restart it."""
+    install(package)
+
+
+def journal():
+    """What systemd and the service said on stderr about it."""
+    return command("journalctl", "--no-pager", "-o", "cat", "-u", NAME)
+
+
+def adoptions():
+    """For each start: devices adopted, ms in which nothing could be attached, ms until ready."""
+    found = re.findall(r"adopted count=(\d+) elapsed_ms=([\d.]+)", service.log())
+    ready = re.findall(r"ready adopted=\d+ waiting=\d+ elapsed_ms=([\d.]+)", service.log())
+    return [
+        {"count": int(count), "blocked_ms": float(ms), "ready_ms": float(later)}
+        for (count, ms), later in zip(found, ready)
+    ]
+
+
+def opened_early():
+    """Images that the last start opened before it had taken over every device."""
+    lines = service.log().rpartition("current version: ")[2].rpartition("dev open name=")[0]
+    return lines.count("dev opened name=")
+
+
+def usage():
+    """Bytes of memory, threads and open files of the process."""
+    number = pid()
+    fields = {}
+    with open(f"/proc/{number}/smaps_rollup") as lines:
+        next(lines)
+        for line in lines:
+            key, value, *_ = line.split()
+            fields[key.rstrip(":")] = int(value) * 1024
+    return {
+        "rss": fields["Rss"],
+        "anonymous": fields["Anonymous"],
+        "threads": len(os.listdir(f"/proc/{number}/task")),
+        "files": len(os.listdir(f"/proc/{number}/fd")),
+    }
