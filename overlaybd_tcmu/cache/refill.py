@@ -228,6 +228,7 @@ class Refill:
 
     def _next_job(self) -> Optional[schedule.Job]:
         """Waits for one, and leads meanwhile if nobody does; None: this thread may go."""
+        called = True
         while True:
             with self._lock:
                 now = self._clock()
@@ -239,24 +240,29 @@ class Refill:
                 leads = not due and not self._led and not self._stopped
                 self._led = self._led or leads
                 next_s = self._schedule.next_s(now)
-                if not due and not leads and not self._rest(next_s):
-                    return None
+                if not due and not leads:
+                    # Who was called at the end of its rest has not heard it: so it looks once more.
+                    if self._stopped or (not called and self._leave()):
+                        return None
+                    called = self._rest(next_s)
             for paused in due:
                 self._settle(paused)
             if leads:
                 self._lead(next_s)
 
     def _rest(self, next_s: Optional[float]) -> bool:
-        """Until there may be something to do; False when this thread may go. _lock is held."""
-        if not self._stopped:
-            self._idle += 1
-            called = self._work.wait(IDLE_S if next_s is None else min(IDLE_S, next_s + 0.001))
-            self._idle -= 1
-            if called or next_s is not None or len(self._threads) <= SPARE:
-                return True
-        if not self._stopped:
-            self._threads.remove(threading.current_thread())
-        return False
+        """Until there may be something to do; False when it was long. _lock is held."""
+        self._idle += 1
+        called = self._work.wait(IDLE_S if next_s is None else min(IDLE_S, next_s + 0.001))
+        self._idle -= 1
+        return called or next_s is not None
+
+    def _leave(self) -> bool:
+        """This thread goes, unless it is one of those that are kept. _lock is held."""
+        if len(self._threads) <= SPARE:
+            return False
+        self._threads.remove(threading.current_thread())
+        return True
 
     def _fetch(self, job: schedule.Job, buffer: memoryview) -> None:
         one = job.one

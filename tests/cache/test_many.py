@@ -2,6 +2,7 @@
 """A thousand misses of fifty images at once: all are served, nothing grows without bounds."""
 
 import concurrent.futures
+import contextlib
 import os
 import threading
 
@@ -55,15 +56,19 @@ def test_devices_take_turns(server, make, disk):
     digests = [server.put(lazy.wrapped(name, disk[1])) for name in ("raw", "tar")]
     greedy, modest = [lazily.open(digest) for digest in digests]
     server.clear()
-    server.delay(0.05)
-    with concurrent.futures.ThreadPoolExecutor(65) as executor:
-        many = [executor.submit(greedy.pread, 16384, n * 32768) for n in range(64)]
-        lazy.wait_for(lambda: lazily.cache.store.misses.parked() >= 16)
+    server.delay(0.02)
+    everybody_waits = threading.Event()
+    server.fault(times=None, hold=everybody_waits)
+    with concurrent.futures.ThreadPoolExecutor(32) as executor, contextlib.ExitStack() as stack:
+        stack.callback(everybody_waits.set)
+        # Two units each, and too far from one another to be taken for a stream.
+        many = [executor.submit(greedy.pread, 16384, n * 65536) for n in range(1, 32)]
+        lazy.wait_for(lambda: server.registry.in_flight() == schedule.EACH)
         few = executor.submit(modest.pread, 512, 1 << 20)
+        lazy.wait_for(lambda: lazily.cache.store.misses.parked() == 32)
+        everybody_waits.set()
         assert few.result() == disk[0][1 << 20 :][:512]
         assert all(future.result() for future in many)
-    kinds = server.requests("blob") + server.requests("store")
-    first, second = (
-        [one.started_s for one in kinds if digest in one.path and one.range] for digest in digests
-    )
-    assert sum(started > min(second) for started in first) > 16
+    requests = [one for one in server.requests("blob") if one.range]
+    modestly = min(one.started_s for one in requests if digests[1] in one.path)
+    assert sum(one.started_s > modestly for one in requests) > schedule.EACH
