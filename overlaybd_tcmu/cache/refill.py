@@ -321,7 +321,10 @@ class Refill:
         if allowed and error.kind is not _Kind.CLOSED:
             text = "fetch failed digest=%s offset=%d count=%d failures=%d error=%s"
             log.warning(text, one.digest, offset, count, one.sources.failures, error)
-        if not error.temporary or one.sources.impatient(self._clock(), PATIENCE_S):
+        # Whose source was closed under this request said nothing about those who have come since.
+        spared = error.kind is _Kind.CLOSED and not one.sources.is_empty()
+        final = not error.temporary or one.sources.impatient(self._clock(), PATIENCE_S)
+        if final and not spared:
             one.file.refuse(offset, count, error.errno)
         with self._lock:
             failures = max(one.sources.failures, 1)

@@ -220,9 +220,10 @@ class Lease:
                 return native.Layer(opened_from)
         except errors.NativeError as error:
             failure = one.sources.last_error
-            if failure is not None:
+            given_up = (_Kind.TIMEOUT.code, _Kind.CLOSED.code)
+            if failure is not None and error.code in (failure.errno, *given_up):
                 raise failure.copy() from error
-            if error.code in (_Kind.TIMEOUT.code, _Kind.CLOSED.code):
+            if error.code in given_up:
                 cause = f"{one.digest}: no answer within {time.monotonic() - opened:.0f} s"
                 raise errors.RegistryError(_Kind.TIMEOUT, cause) from error
             raise

@@ -10,7 +10,7 @@ answer.
 
 import threading
 import urllib.parse
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Set
 
 from .. import errors
 from ..registry import blob
@@ -106,10 +106,13 @@ class Sources:
         Fills the view from whoever gives it; RegistryError when nobody does. progress is told how
         many bytes are there; it may be told less again when another is asked.
         """
-        with self._lock:
-            candidates = list(self._all)
         failure = errors.RegistryError(_Kind.CLOSED, "nobody has the blob open any more")
-        for source in candidates:
+        tried: Set[Source] = set()
+        while True:
+            source = self._next(tried)
+            if source is None:
+                break
+            tried.add(source)
             try:
                 self._read(source, view, offset, size, progress)
                 self.last_error, self.failures = None, 0
@@ -119,9 +122,15 @@ class Sources:
                 if error.kind not in _PASSED_OVER:
                     break
                 self._move_back(source)
-        self.last_error = failure
-        self.failures += 1
+        if failure.kind is not _Kind.CLOSED:  # which says nothing of whom is asked next
+            self.last_error = failure
+            self.failures += 1
         raise failure
+
+    def _next(self, tried: "Set[Source]") -> Optional[Source]:
+        """Whom to ask next; also who has come while another was asked."""
+        with self._lock:
+            return next((one for one in self._all if one not in tried), None)
 
     @staticmethod
     def _read(

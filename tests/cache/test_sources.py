@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom a blob's bytes are asked of when those who have it open come and go."""
+
+import pytest
+
+from overlaybd_tcmu import errors
+from overlaybd_tcmu.cache import sources
+
+Kind = errors.RegistryFailure
+DATA = b"bytes of a blob" * 100
+
+
+class Blob:
+    """A repository's way to the blob; does something first whenever it is read."""
+
+    def __init__(self, first=lambda: None):
+        self.first = first
+
+    def open(self):
+        pass
+
+    def size(self):
+        return len(DATA)
+
+    def pread_into(self, view, offset, progress):
+        self.first()
+        view[:] = DATA[offset:][: len(view)]
+        progress(len(view))
+
+    def close(self):
+        pass
+
+
+def read(all_, offset=0):
+    view = bytearray(100)
+    all_.read_into(memoryview(view), offset, len(DATA), lambda done: None)
+    return bytes(view)
+
+
+def refuse(kind):
+    raise errors.RegistryError(kind, "as the test wants it")
+
+
+def test_who_comes_while_another_is_closed_is_asked():
+    all_ = sources.Sources()
+    second = sources.Source(Blob(), "second")
+
+    def close():
+        all_.add(second)
+        all_.remove(first)
+        refuse(Kind.CLOSED)
+
+    first = all_.add(sources.Source(Blob(close), "first"))
+    assert read(all_, 7) == DATA[7:107]
+    assert all_.last_error is None
+
+
+def test_closing_says_nothing_of_the_registry():
+    all_ = sources.Sources()
+    all_.add(sources.Source(Blob(lambda: refuse(Kind.CLOSED)), "first"))
+    with pytest.raises(errors.RegistryError) as caught:
+        read(all_)
+    assert caught.value.kind is Kind.CLOSED
+    assert (all_.last_error, all_.failures) == (None, 0)
+
+
+@pytest.mark.parametrize("kind", [Kind.AUTH, Kind.NOT_FOUND, Kind.PROTOCOL, Kind.TLS])
+def test_another_repository_may_give_what_one_refuses(kind):
+    all_ = sources.Sources()
+    all_.add(sources.Source(Blob(lambda: refuse(kind)), "first"))
+    all_.add(sources.Source(Blob(), "second"))
+    assert read(all_) == DATA[:100]
+
+
+def test_each_is_asked_once():
+    all_ = sources.Sources()
+    for name in ("first", "second"):
+        all_.add(sources.Source(Blob(lambda: refuse(Kind.NOT_FOUND)), name))
+    with pytest.raises(errors.RegistryError) as caught:
+        read(all_)
+    assert caught.value.kind is Kind.NOT_FOUND
+    assert all_.failures == 1
