@@ -65,7 +65,7 @@ class Counters:
         took_ns = time.monotonic_ns() - began
         with self._lock:
             self._total_ns += took_ns
-            self._buckets[min((took_ns >> 10).bit_length(), len(self._buckets) - 1)] += 1
+            self._buckets[latency.bucket_of(took_ns)] += 1
         self.fetched(purpose, one, count)
 
     def fetched(self, purpose: str, one: "entry.Entry", count: int, requests: int = 1) -> None:

@@ -121,15 +121,8 @@ class Entry:
 
     def gap(self, offset: int, count: int) -> Optional[Tuple[int, int]]:
         """(offset, count) from the first to the last granule of the range that is missing."""
-        first: Optional[int] = None
-        at, last, end = offset, offset, offset + count
-        while at < end:
-            gap = self.file.next_gap(at)
-            if gap is None or gap[0] >= end:
-                break
-            first = gap[0] if first is None else first
-            at = last = min(gap[1], end)
-        return None if first is None else (max(first, offset), last - max(first, offset))
+        found = self.gaps(offset, count)
+        return (found[0][0], sum(found[-1]) - found[0][0]) if found else None
 
     def gaps(self, offset: int, count: int) -> List[Tuple[int, int]]:
         """

@@ -73,6 +73,11 @@ class Latency:
 NONE = Latency(0, (0,) * core.LATENCY_BUCKETS)
 
 
+def bucket_of(took_ns: int) -> int:
+    """The one that counts such a duration; as latency.h has it."""
+    return min((took_ns >> 10).bit_length(), core.LATENCY_BUCKETS - 1)
+
+
 def bound_s(bucket: int) -> float:
     """What every duration in a bucket is shorter than, in seconds; the last one has none."""
     return float((1024 << bucket) / 1e9)
