@@ -81,7 +81,7 @@ def _tree(view: str, number: int) -> List[Entry]:
     ]
     entries += [
         Entry(f"{home}/f{n:02}", data=" ".join(rng.choices(words, k=rng.randrange(3000))).encode())
-        for n in range(60)
+        for n in range(110)
     ]
     entries += [
         Entry(f"{home}/empty"),
@@ -103,7 +103,9 @@ def _make_layers(view: str, trees: List[List[Entry]]) -> str:
     work.mkdir(parents=True)
     lowers: List[Dict[str, str]] = []
     for number, tree in enumerate(trees):
-        tar, data, index = (work / f"{number}.{name}" for name in ("tar", "data", "index"))
+        data, index = (work / f"{number}.{name}" for name in ("data", "index"))
+        tar = (PLACE / "tars" if view == "view2" else work) / f"layer{number}.tar"
+        tar.parent.mkdir(exist_ok=True)
         _write_tar(tar, tree)
         fresh = ["--mkfs", str(SIZE_GB)] if not lowers else ["0"]
         _run("overlaybd-create", *fresh[:-1], data, index, fresh[-1])

@@ -9,6 +9,7 @@ is printed: on an emulated CPU, of which the load takes its share, most of it is
 import pytest
 
 from . import images
+from .disks import assert_clean
 from .host import KILLS, RESTARTS
 
 READ_ONLY = images.STACKS["lz4-4k"]
@@ -66,8 +67,7 @@ def assert_nothing_was_lost(host):
     host.call("mounts.drop_caches")
     assert host.call("mounts.difference", TREE, READ_ONLY.manifest)["lines"] == []
     host.call("mounts.unmount", WRITABLE)
-    checked = host.call("writable.check", host.written)
-    assert checked["status"] == 0, checked["output"]
+    assert_clean(host, host.written)
 
 
 def test_it_is_what_the_readme_says(host):

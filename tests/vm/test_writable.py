@@ -6,6 +6,7 @@ import time
 import pytest
 
 from . import images
+from .disks import assert_clean, attached, small_folder
 
 FOLDER = "/root/writable"
 PLACE = "/mnt/writable"
@@ -19,15 +20,6 @@ def serving(guest):
     guest.call("service.start")
     guest.call("files.remove", FOLDER)
     return guest
-
-
-def attached(guest, config, number=1):
-    return guest.call("disk.attach", number, config)["disk"]
-
-
-def assert_clean(guest, disk):
-    checked = guest.call("writable.check", disk)
-    assert checked["status"] == 0, checked["output"]
 
 
 def problems(guest, disk):
@@ -102,12 +94,9 @@ def test_verified_writes_survive_kills(serving, sparse):
 @pytest.fixture
 def small(serving):
     """A file system of 24 MiB for the layer."""
-    serving.call("kernel.command", "mkdir", "-p", SMALL)
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", SMALL]
-    assert serving.call("kernel.command", *command)["status"] == 0
-    yield serving
-    serving.call("disk.detach", 1)
-    serving.call("mounts.unmount", SMALL)
+    with small_folder(serving, SMALL):
+        yield serving
+        serving.call("disk.detach", 1)
 
 
 def test_full_backing_disk(small):

@@ -12,9 +12,9 @@ import pytest
 from tests.apply import archive
 from tests.apply import disk as host_disk
 from tests.apply import oracle
-from tests.support import golden
 
 from . import images
+from .disks import assert_clean, attached, small_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STACK = images.STACKS["lz4-4k"]
@@ -63,10 +63,6 @@ def serving(guest):
     return guest
 
 
-def attached(guest, config, number=1):
-    return guest.call("disk.attach", number, config)["disk"]
-
-
 def tree(guest, place=PLACE):
     """{path: Node}, as the guest's kernel shows it."""
 
@@ -112,14 +108,13 @@ def test_applied_layers_are_what_tar_unpacks(serving, tmp_path):
     """Every path with all its metadata, as the kernel shows it, against GNU tar's."""
     metadata = tmp_path / "metadata.tar"
     metadata.write_bytes(METADATA)
-    layers = [golden.folder() / "tars" / f"layer{number}.tar" for number in range(3)] + [metadata]
+    layers = [images.source() / "tars" / f"layer{number}.tar" for number in range(3)] + [metadata]
     lowers = []
     for blob in convert(tmp_path, layers):
         serving.vm.put(blob, FOLDER)
         lowers.append({"file": f"{FOLDER}/{os.path.basename(blob)}"})
     disk = attached(serving, write_config(serving, "config.v1.json", lowers))
-    checked = serving.call("writable.check", disk)
-    assert checked["status"] == 0, checked["output"]
+    assert_clean(serving, disk)
     serving.call("mounts.mount", disk, PLACE)
     (tmp_path / "unpacked").mkdir()
     expected = oracle.tree(layers, tmp_path / "unpacked")
@@ -154,13 +149,10 @@ def test_container_is_sealed_and_committed_right_after_detach(serving):
 @pytest.fixture
 def small(serving):
     """A file system of 24 MiB for the layer."""
-    serving.call("kernel.command", "mkdir", "-p", SMALL)
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", SMALL]
-    assert serving.call("kernel.command", *command)["status"] == 0
-    yield serving
-    serving.call("mounts.unmount", PLACE)
-    serving.call("disk.detach", 1)
-    serving.call("mounts.unmount", SMALL)
+    with small_folder(serving, SMALL):
+        yield serving
+        serving.call("mounts.unmount", PLACE)
+        serving.call("disk.detach", 1)
 
 
 def test_full_backing_disk_under_a_file_system(small):

@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.request
 
-from guest import disk, unit
+from guest import disk, programs
 
 ROOT = "/var/lib/overlaybd-snapshotter"
 SOCKET = "/run/overlaybd-snapshotter/overlaybd.sock"
@@ -127,22 +127,17 @@ with grpc.insecure_channel("unix://" + sys.argv[1]) as channel:
 
 def pull():
     """As a kubelet does, through CRI: this tells the snapshotter where the layers are."""
-    done = subprocess.run(
-        ["/usr/bin/python3", "-c", PULL, CONTAINERD, IMAGE],
-        cwd="/opt/vm",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{done.stdout}\n{logs()}")
-    return done.stdout.strip()
+    return _told("/usr/bin/python3", "-c", PULL, CONTAINERD, IMAGE, cwd="/opt/vm").strip()
 
 
 def ctr(*arguments):
+    return _told("ctr", "--namespace", "k8s.io", *arguments)
+
+
+def _told(*argv, **more):
+    """What a program said; when it failed, what the services said too."""
     try:
-        return unit.command("ctr", "--namespace", "k8s.io", *arguments)
+        return programs.output(*argv, **more)
     except RuntimeError as error:
         raise RuntimeError(f"{error}\n{logs()}") from None
 

@@ -5,6 +5,8 @@ import os
 import pathlib
 import subprocess
 
+from guest import programs
+
 EXPECTED = (
     # The snapshotter mounts with "discard" whatever the disk can do; ext4 says so each time.
     'mounting with "discard" option, but the device does not support discard',
@@ -55,14 +57,7 @@ def queue(disk):
 
 
 def command(*argv, timeout_s=60):
-    done = subprocess.run(
-        argv,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout_s,
-    )
-    return {"status": done.returncode, "output": done.stdout}
+    return programs.outcome(*argv, timeout=timeout_s)
 
 
 def module_parameter(name):

@@ -141,8 +141,13 @@ def audit():
 
 def memory():
     """Bytes: resident in all, and its own writable part (what each further device adds to)."""
+    return memory_of(_daemon.pid)
+
+
+def memory_of(number):
+    """The same, of any process."""
     fields = {}
-    with open(f"/proc/{_daemon.pid}/smaps_rollup") as lines:
+    with open(f"/proc/{number}/smaps_rollup") as lines:
         next(lines)
         for line in lines:
             key, value, *_ = line.split()

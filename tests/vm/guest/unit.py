@@ -6,41 +6,28 @@ for by what it says in its log, since asking systemd takes longer than a restart
 import os
 import re
 import signal
-import subprocess
 import time
 
-from guest import service
+from guest import programs, service
 
 NAME = "overlaybd-tcmu.service"
 WAIT_S = 120
 
 
-def command(*argv):
-    """What it said; RuntimeError with that when it failed."""
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"),
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(argv)}: status {done.returncode}:\n{done.stdout}")
-    return done.stdout
-
-
 def install(package):
-    return command("dpkg", "-i", package)
+    quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    return programs.output("dpkg", "-i", package, env=quiet)
 
 
 def version():
     """Of the package, as dpkg has it, and its state."""
-    return command("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "overlaybd-tcmu")
+    return programs.output(
+        "dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "overlaybd-tcmu"
+    )
 
 
 def systemctl(*arguments):
-    return command("systemctl", *arguments)
+    return programs.output("systemctl", *arguments)
 
 
 def show(*names):
@@ -83,7 +70,7 @@ def upgrade(package):
 
 def journal():
     """What systemd and the service said on stderr about it."""
-    return command("journalctl", "--no-pager", "-o", "cat", "-u", NAME)
+    return programs.output("journalctl", "--no-pager", "-o", "cat", "-u", NAME)
 
 
 def adoptions():
@@ -105,15 +92,8 @@ def opened_early():
 def usage():
     """Bytes of memory, threads and open files of the process."""
     number = pid()
-    fields = {}
-    with open(f"/proc/{number}/smaps_rollup") as lines:
-        next(lines)
-        for line in lines:
-            key, value, *_ = line.split()
-            fields[key.rstrip(":")] = int(value) * 1024
     return {
-        "rss": fields["Rss"],
-        "anonymous": fields["Anonymous"],
+        **service.memory_of(number),
         "threads": len(os.listdir(f"/proc/{number}/task")),
         "files": len(os.listdir(f"/proc/{number}/fd")),
     }

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from guest import programs
+
 PYTHON = "/opt/overlaybd/lib/python"
 GiB = 1 << 30
 
@@ -21,15 +23,7 @@ def _core():
 
 def tool(name, *arguments):
     """Runs an installed program of ours as the snapshotter does; it must succeed."""
-    done = subprocess.run(
-        [f"/opt/overlaybd/bin/overlaybd-{name}", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"overlaybd-{name}: status {done.returncode}: {done.stdout}")
+    programs.output(f"/opt/overlaybd/bin/overlaybd-{name}", *map(str, arguments))
 
 
 def paths(folder):
@@ -87,13 +81,7 @@ def mkfs(disk):
 
 def check(disk):
     """e2fsck without changing anything: its status, and what it said."""
-    done = subprocess.run(
-        ["e2fsck", "-fn", f"/dev/{disk}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return {"status": done.returncode, "output": done.stdout}
+    return programs.outcome("e2fsck", "-fn", f"/dev/{disk}")
 
 
 def write_random(path, count):
@@ -110,14 +98,8 @@ def verify(path, size, seed, only=False):
     command += ["--bsrange=4k-64k", "--ioengine=libaio", "--iodepth=16", "--direct=1", "--thread"]
     command += ["--verify=crc32c", "--verify_fatal=1", f"--randseed={seed}", "--fsync=32"]
     command += ["--verify_only"] if only else ["--do_verify=1"]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return {"status": done.returncode, "output": done.stdout[-2000:]}
+    done = programs.outcome(*command)
+    return {**done, "output": done["output"][-2000:]}
 
 
 def wait_written(disk, more, timeout_s=30):
