@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packages, built once, and what is in them."""
 
+import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
+
+from overlaybd_tcmu.ffi import load
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD_TIMEOUT_S = 280
@@ -17,6 +21,14 @@ def run(*command, **more):
     done = subprocess.run([str(part) for part in command], timeout=BUILD_TIMEOUT_S, **options)
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def start(tree, program, *arguments):
+    """A program of the package, with its modules and its core, and the libraries of our venv."""
+    environment = dict(os.environ)
+    environment[load.NATIVE_VARIABLE] = str(tree / "opt/overlaybd/lib/libobd.so")
+    path = tree / "opt/overlaybd/bin" / program
+    return run(sys.executable, path, *arguments, cwd="/", env=environment)
 
 
 def need(*programs):

@@ -11,24 +11,15 @@ import sys
 import pytest
 
 import overlaybd_tcmu
-from overlaybd_tcmu.ffi import load
 
 from ..support import layers
-from .conftest import ROOT, need, run
+from .conftest import ROOT, need, run, start
 
 pytestmark = pytest.mark.timeout(300)
 
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 PROGRAMS = re.findall(r"^(\S+) =", SETUP["options.entry_points"]["console_scripts"], re.M)
-
-
-def start(tree, program, *arguments):
-    """A program of the package, with its modules and its core, and the libraries of our venv."""
-    environment = dict(os.environ)
-    environment[load.NATIVE_VARIABLE] = str(tree / "opt/overlaybd/lib/libobd.so")
-    path = tree / "opt/overlaybd/bin" / program
-    return run(sys.executable, path, *arguments, cwd="/", env=environment)
 
 
 def test_every_program_says_its_version(tree):
@@ -167,9 +158,13 @@ def install(root, *packages):
     for name in ("info", "updates"):
         (database / name).mkdir(parents=True, exist_ok=True)
     (database / "status").touch()
+    dpkg(root, "--auto-deconfigure", "-i", *packages)
+
+
+def dpkg(root, *action):
     options = ["--force-depends", "--force-script-chrootless", "--force-not-root"]
     options += ["--force-confold", "--no-triggers", "--force-bad-path"]
-    run("dpkg", f"--root={root}", *options, "--auto-deconfigure", "-i", *packages)
+    run("dpkg", f"--root={root}", *options, *action)
 
 
 def test_upgrade_from_the_original_keeps_what_is_the_operator_s(deb, tmp_path):
@@ -207,6 +202,17 @@ def test_upgrade_of_ours_keeps_the_configuration_and_the_base_layer(deb, deb_tre
         install(root, deb)
         assert (root / layer).read_text() == "the operator's"
     assert not list((root / layer).parent.glob("*.kept"))
+
+
+def test_removal_takes_along_what_python_compiled(deb, tmp_path, monkeypatch):
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    root = tmp_path / "root"
+    install(root, deb)
+    assert overlaybd_tcmu.__version__ in start(root, "overlaybd-tcmu", "--version")
+    assert list((root / "opt").rglob("*.pyc"))
+    dpkg(root, "-r", "overlaybd-tcmu")
+    assert not (root / "opt/overlaybd").exists()
 
 
 def test_rpmlint_has_nothing_to_say(rpm):
