@@ -21,7 +21,9 @@ NATIVE = $(MAKE) --no-print-directory -j$(shell nproc) -C native
 export PYTHON
 
 .DEFAULT_GOAL := build
+ifndef SIDE_BY_SIDE
 .NOTPARALLEL:
+endif
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -47,7 +49,7 @@ asan-core tsan-core: %-core: build/.setup
 
 # ---- testing: the floors in order; a red one makes those above it moot
 
-test: build lint unit native image tools apply registry cache download daemon ops packages bench-brief asan tsan vm ## everything that must hold
+test: build lint unit native image tools apply registry cache download daemon ops packages bench-brief sanitizers vm ## everything that must hold
 	@echo "test: every floor passed"
 
 check: build lint unit native image tools apply registry cache download daemon ops ## the floors that take less than two minutes
@@ -84,13 +86,21 @@ vm: build ## the service on a real kernel in a virtual machine
 vm-long: build ## 100 kills, 20 upgrades and 200 devices under systemd there, and figures; half an hour
 	OVERLAYBD_VM_LONG=1 $(PYTEST) -q -s -o faulthandler_timeout=0 tests/vm/test_systemd.py tests/vm/test_scale.py
 
-asan: build asan-core ## the floors that work in C, under AddressSanitizer and UBSan
-tsan: build tsan-core ## those with more than one thread under ThreadSanitizer
+asan: ## the floors that work in C, under AddressSanitizer and UBSan
+tsan: ## those with more than one thread under ThreadSanitizer
+ifndef SIDE_BY_SIDE
+asan: build asan-core
+tsan: build tsan-core
+endif
 asan: SANITIZED = tests/apply --ignore tests/apply/test_convertor.py
-tsan: SANITIZED = tests/apply/test_input.py
+tsan: SANITIZED = tests/apply/test_input.py --ignore tests/native/test_formats_fuzz.py
 asan tsan:
 	tests/support/sanitized $@ $(PYTEST) -q tests/native tests/image $(SANITIZED) \
 		tests/tools/test_random_layers.py tests/tools/test_zfile.py tests/tools/test_outputs.py
+
+# Each takes one CPU most of the time. make shows the output of one, then that of the other, and names what is red.
+sanitizers: build asan-core tsan-core ## both at once
+	$(MAKE) --no-print-directory -k -j2 --output-sync=target SIDE_BY_SIDE=1 asan tsan
 
 # ---- looking
 
@@ -136,4 +146,4 @@ clean: ## remove what was made; build/venv and images of virtual machines too
 
 .PHONY: help setup build core launchers asan-core tsan-core test check lint format unit native image tools apply \
 	registry registry-oldest cache download daemon ops packages vm vm-long \
-	asan tsan run bench bench-brief install deb rpm clean
+	asan tsan sanitizers run bench bench-brief install deb rpm clean

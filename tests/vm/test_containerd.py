@@ -7,7 +7,7 @@ import pytest
 
 from . import container_image
 
-WRITABLE = "containerd.io/snapshot/overlaybd.writable=dir"
+WRITABLE = "containerd.io/snapshot/overlaybd.writable"
 MOUNT = "/mnt/committed"
 CALL_TIMEOUT_S = 300
 
@@ -35,7 +35,8 @@ def test_pull_run_write_commit_remove(containerd):
     assert list(folders.values()) == [[], []], "a layer was unpacked"
     assert host.call("disk.attached") == []
     read_and_written_beside(host)
-    written_in_a_layer_of_ours(host)
+    written_in_a_layer_of_ours(host, "dir")
+    written_in_a_layer_of_ours(host, "dev")
 
 
 def read_and_written_beside(host):
@@ -55,12 +56,17 @@ def read_and_written_beside(host):
     call(host, "wait_detached")
 
 
-def written_in_a_layer_of_ours(host):
-    """A container whose root is a writable disk, and the layer that becomes of it."""
+def written_in_a_layer_of_ours(host, mode):
+    """
+    A container whose root is a writable disk, and the layer that becomes of it. In mode "dir" the
+    snapshotter mounts the disk, in mode "dev" whoever runs the container does.
+    """
     write = "cat /data/text; echo kept >/data/new; dd if=/data/random of=/data/copy; sync"
-    said = call(host, "run", "two", write, [WRITABLE])
+    said = call(host, "run", mode, f"{write}; cat /proc/mounts", [f"{WRITABLE}={mode}"])
     assert said.startswith("hello from the second layer\n")
-    call(host, "snapshots", "commit", "committed", "two")
+    (root,) = [line.split() for line in said.splitlines() if line.split()[1:2] == ["/"]]
+    assert root[2] == "ext4" and root[3].startswith("rw")
+    call(host, "snapshots", "commit", "committed", mode)
     assert host.call("disk.attached") == []
     call(host, "snapshots", "view", "look", "committed")
     shown = call(host, "snapshots", "mounts", MOUNT, "look")  # mount -t bind SOURCE ...
@@ -71,5 +77,5 @@ def written_in_a_layer_of_ours(host):
     assert len(host.call("disk.attached")) == 1
     call(host, "snapshots", "delete", "look")
     call(host, "snapshots", "delete", "committed")
-    call(host, "remove", "two")
+    call(host, "remove", mode)
     call(host, "wait_detached")

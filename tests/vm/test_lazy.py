@@ -12,7 +12,8 @@ FOLDER = "/root/lazy"
 CONFIG = f"{FOLDER}/config.v1.json"
 CACHE = "/root/lazy-cache"
 PLACE = "/mnt/lazy"
-OUTAGE_S = 50
+OUTAGE_S = 60
+CALLS = 1500  # several times what an attach takes
 UNFINISHED = 5  # the status of a daemon that leaves commands in a ring; the next one answers them
 DEADLINE_S = 3
 PATIENCE_S = 120
@@ -73,6 +74,19 @@ def test_what_was_read_needs_no_registry_any_more(lazy):
     lazy.call("service.kill")
     lazy.call("service.start", settings())
     assert lazy.call(*reads)["differs_in"] is None
+
+
+def test_attaching_what_is_cached_takes_no_request_and_few_system_calls(lazy):
+    pid = lazy.call("service.start", settings())["pid"]
+    lazy.call("disk.attach", 1, CONFIG)
+    lazy.call("disk.detach", 1)
+    fetched = lazy.call("registry.fetched")
+    calls = lazy.call("calls.of_attach", pid, 1, CONFIG)
+    assert lazy.call("registry.fetched") == fetched
+    print(f"{sum(calls.values())} system calls to attach a disk: {calls}")
+    assert not {"connect", "fsync", "fdatasync"} & set(calls)
+    locks = sum(calls.get(name, 0) for name in ("futex", "sched_yield"))  # as scheduling has it
+    assert sum(calls.values()) - locks < CALLS
 
 
 def test_reads_wait_out_a_registry_that_is_away(lazy):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 A snapshotter for containerd, the least that drives our service as the real one does: the same
-files, labels, steps and mounts. Modes "overlayfs" and, by label, "dir". It keeps nothing on disk.
+files, labels, steps and mounts. Modes "overlayfs" and, by label, "dir" and "dev". It keeps nothing
+on disk.
 
     python3 -m guest.snapshotter FOLDER SOCKET
 """
@@ -54,7 +55,12 @@ class Snapshot:
 
     @property
     def writable(self):
-        return self.labels.get(WRITABLE) == "dir"
+        return self.labels.get(WRITABLE) in ("dir", "dev")
+
+    @property
+    def mounted_by_us(self):
+        """A disk that is handed out as it is, whoever runs the container mounts."""
+        return self.labels.get(WRITABLE) != "dev"
 
     def config(self):
         with open(self.config_path) as file:
@@ -68,13 +74,18 @@ class Snapshot:
         os.rename(self.config_path + ".new", self.config_path)
 
     def attach(self, read_only):
-        """Its disk, mounted at its mount point; nothing to do when it is there."""
+        """Its disk, mounted at its mount point if we do that; nothing to do when it is there."""
         if os.path.ismount(self.mountpoint):
             return
         name = disk.attach(self.number, self.config_path, rounds=disk.CROWD_ROUNDS)["disk"]
         with open(self.mark_path, "w") as mark:
             mark.write(f"/dev/{name}")
-        mounts.mount(name, self.mountpoint, read_only)
+        if self.mounted_by_us:
+            mounts.mount(name, self.mountpoint, read_only)
+
+    def device(self):
+        with open(self.mark_path) as mark:
+            return mark.read()
 
     def detach(self):
         if os.path.ismount(self.mountpoint):
@@ -221,6 +232,8 @@ class Store:
     def _mounts(self, one):
         if one.labels.get(REFERENCE):
             return _mount("bind", f"{one.folder}/fs", "rw", "rbind")
+        if not one.mounted_by_us:
+            return _mount("ext4", one.device(), "rw", "discard")
         if one.writable:
             return _mount("bind", one.mountpoint, "rw", "rbind")
         lower = self._find(one.parent).mountpoint
