@@ -53,16 +53,16 @@ class Lazy:
 def rows(disk: probe.Disk, pace: probe.Pace) -> Iterator[Lazy]:
     """Measures one after another."""
     wire = _load()
-    layer = _layer(disk, min(LAYER, pace.disk_size))
+    data = layer(disk, min(LAYER, pace.disk_size))
     with fault_registry.in_process() as registry:
-        digest = registry.put(layer)
+        digest = registry.put(data)
         for delay_ms in DELAYS_MS:
             registry.delay(delay_ms / 1000)
-            yield _first(wire, registry, digest, layer, delay_ms, pace)
-            yield _stream(wire, registry, digest, layer, delay_ms, pace)
+            yield _first(wire, registry, digest, data, delay_ms, pace)
+            yield _stream(wire, registry, digest, data, delay_ms, pace)
         registry.delay(0)
-        yield from _hits(wire, registry, digest, layer, pace)
-        yield _random(registry, digest, layer)
+        yield from _hits(wire, registry, digest, data, pace)
+        yield _random(registry, digest, data)
 
 
 class Service:
@@ -97,7 +97,7 @@ def _load() -> Any:
     return library
 
 
-def _layer(disk: probe.Disk, size: int) -> bytes:
+def layer(disk: probe.Disk, size: int) -> bytes:
     """A plain layer, in which an offset of the disk is one of the blob."""
     with open(disk.data, "rb") as file:
         data = file.read(size)

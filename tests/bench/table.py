@@ -179,6 +179,9 @@ def _lazily(rows: List[Row]) -> List[str]:
         elif row["what"] == "random":
             cells = ["64 random readers", "", f"{ours:,.0f} units fetched", f"{limit:,.0f} wanted"]
             cells.append(f"**{ratio:.2f}** times each")
+        elif row["what"].startswith("open"):
+            cells = [f"{row['what']}, cached", "", f"{ours:.1f} ms", f"{limit:.2f} ms"]
+            cells.append(f"**{ratio:.2f} ms** a layer")
         elif row["what"].startswith("mount"):
             cells = [row["what"], delay, f"{ours} requests", f"{limit} at most", f"**{ratio:.2f}**"]
         else:

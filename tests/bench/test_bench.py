@@ -60,9 +60,11 @@ def test_lazily_served_images_are_measured(result):
     assert {("first", delay) for delay in lazy.DELAYS_MS} < set(rows)
     assert all(math.isfinite(row["ratio"]) and row["ratio"] > 0 for row in rows.values())
     assert rows["random", 0]["ratio"] == 1  # nothing was fetched twice
+    assert rows["open, 10 layers", 0]["ours"] > 0
     mount = {"what": "mount and 51 files", "delay_ms": 20, "ours": 20, "limit": 40, "ratio": 0.5}
     text = table.markdown({**result, "lazy": result["lazy"] + [mount]})
     assert "| in order, cold | 50 ms |" in text and "**1.00** times each" in text
+    assert "| open, 10 layers, cached |" in text
     assert "| mount and 51 files | 20 ms | 20 requests | 40 at most | **0.50** |" in text
 
 
