@@ -8,6 +8,7 @@ from . import images
 
 STACK = images.STACKS["lz4-4k"]
 PLACE = "/mnt/image"
+PATIENCE = 1000  # rounds: an emulated CPU that has other things to do
 
 
 @pytest.fixture
@@ -62,6 +63,28 @@ def test_load_survives_three_kills(mounted):
     mounted.call("reads.wait_compared", disk, more=200)
     assert mounted.call("reads.stop_comparing", disk)["differs_in"] is None
     assert_tree_is_right(mounted)
+
+
+def test_half_made_and_broken_devices_hold_up_nobody(mounted):
+    moving, path = "/root/moving/config.v1.json", STACK.config_path
+    mounted.call("files.link", path, moving)
+    broken = mounted.call("disk.attach", 2, moving, rounds=PATIENCE)["disk"]
+    mounted.call("disk.leave_half_made", 3, path, enabled=False)
+    mounted.call("disk.leave_half_made", 4, path, enabled=True)
+    mounted.call("service.kill")
+    mounted.call("files.unlink", moving)
+    mounted.expected = ["moving"]
+    mounted.call("service.start")
+    assert_tree_is_right(mounted)
+    disks = [mounted.call("disk.attach", 3, path, rounds=PATIENCE)["disk"]]
+    disks.append(mounted.call("disk.export", 4, rounds=PATIENCE))
+    reads = mounted.start("reads.compare_random", broken, STACK.view_path, 2, 5)
+    for disk in disks:
+        found = mounted.call("reads.compare_random", disk, STACK.view_path, 3, 5)
+        assert found["differs_in"] is None
+    assert not reads.done
+    mounted.call("files.link", path, moving)
+    assert reads.result()["differs_in"] is None
 
 
 def test_second_daemon_is_refused_and_harms_nothing(mounted):

@@ -53,9 +53,7 @@ def attach(number, config, device_id="", serial="", rounds=DISCOVERY_ROUNDS):
     try:
         _enable(number, config, device_id, serial)
         enabled = time.monotonic()
-        _link(number)
-        disk = _discover(number, rounds)
-        wait_node(disk)
+        disk = export(number, rounds)
     except BaseException:
         detach(number)
         raise
@@ -64,6 +62,22 @@ def attach(number, config, device_id="", serial="", rounds=DISCOVERY_ROUNDS):
         "enable_s": enabled - started,
         "attach_s": time.monotonic() - started,
     }
+
+
+def export(number, rounds=DISCOVERY_ROUNDS):
+    """The disk's name, of a device that is enabled already."""
+    _link(number)
+    disk = _discover(number, rounds)
+    wait_node(disk)
+    return disk
+
+
+def leave_half_made(number, config, enabled):
+    """What a snapshotter leaves that is killed before it enables the device, or after that."""
+    if enabled:
+        _enable(number, config, "", "")
+    else:
+        _configure(number, config, "", "")
 
 
 def attach_all(pairs):
@@ -92,13 +106,17 @@ def detach(number):
     _remove(core(number))
 
 
-def _enable(number, config, device_id, serial):
+def _configure(number, config, device_id, serial):
     os.makedirs(core(number), 0o700, exist_ok=True)
     suffix = f";{device_id}" if device_id else ""
     write(core(number) / "control", f"dev_config=overlaybd/{config}{suffix}")
     write(core(number) / "control", "max_data_area_mb=4")
     if serial:  # the snapshotter gives none
         write(core(number) / "wwn" / "vpd_unit_serial", serial)
+
+
+def _enable(number, config, device_id, serial):
+    _configure(number, config, device_id, serial)
     for attempt in range(ENABLE_TRIES):
         try:
             write(core(number) / "enable", "1")
