@@ -2,6 +2,7 @@
 """What is in the packages, that its programs run there, and what coming from the original keeps."""
 
 import configparser
+import gzip
 import json
 import os
 import pathlib
@@ -115,6 +116,20 @@ def test_configuration_is_kept_on_upgrade(deb, rpm, tmp_path):
     assert sorted(marked) == expected
     expected += ["/opt/overlaybd/baselayers/ext4_64"]  # theirs, if it is not ours
     assert sorted(run("rpm", "-qp", "--configfiles", rpm).split()) == expected
+
+
+def test_old_logs_are_put_aside(deb_tree, tmp_path):
+    need("logrotate")
+    text = (deb_tree / "etc/logrotate.d/overlaybd-tcmu").read_text()
+    (tmp_path / "rules").write_text(text.replace("/var/log", str(tmp_path)))
+    logs = ("overlaybd.log", "overlaybd-audit.log")
+    for name in logs:
+        (tmp_path / name).write_text(name)
+    run("logrotate", "-f", "-s", tmp_path / "state", tmp_path / "rules")
+    for name in logs:
+        assert not (tmp_path / name).exists()
+        (aside,) = tmp_path.glob(f"{name}-*.gz")
+        assert gzip.decompress(aside.read_bytes()) == name.encode()
 
 
 def test_packages_replace_the_original_s(deb, rpm):
