@@ -16,7 +16,7 @@
 #define OBD_PUBLIC __attribute__((visibility("default")))
 
 /** Bumped with every change of a struct or a signature below; Python refuses another. */
-#define OBD_ABI_VERSION 4u
+#define OBD_ABI_VERSION 5u
 
 OBD_PUBLIC uint32_t obd_abi(void);
 /** sizeof a struct of this header by its name ("obd_error"), 0 when unknown. */
@@ -313,6 +313,12 @@ OBD_PUBLIC int obd_image_flush(struct obd_image *image);
  */
 OBD_PUBLIC int obd_image_snapshot(struct obd_image *image, struct obd_upper *next, const char *config_from,
 				  const char *config_to, struct obd_error *err);
+/**
+ * The disk grows: its writable layer states the size, synced, then requests may reach there. Reads go on, writes wait
+ * meanwhile. Whoever dies when, the layer opens, with either size. -EROFS without an upper, -EINVAL for what is no
+ * size, -EPERM for a smaller one: what is in use at the end could not be told.
+ */
+OBD_PUBLIC int obd_image_grow(struct obd_image *image, uint64_t virtual_size, struct obd_error *err);
 /** The next mapped range at or after offset, [*start, *end), clamped to the virtual size. 1 found, 0 none. */
 OBD_PUBLIC int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t *start, uint64_t *end);
 /** What reads have mapped of the page cache, for seconds, is no memory of this process any more. */
