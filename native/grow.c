@@ -22,7 +22,8 @@ static int refuse(const struct obd_image *image, uint64_t virtual_size, struct o
 		return obd_fail(err, EINVAL, "virtual_size: %llu is not a multiple of 512",
 				(unsigned long long)virtual_size);
 	if (virtual_size < now)
-		return obd_fail(err, EPERM, "virtual_size: %llu is less than the %llu that the disk has",
+		return obd_fail(err, EPERM,
+				"virtual_size: %llu is less than the %llu of now, and a disk in use only grows",
 				(unsigned long long)virtual_size, (unsigned long long)now);
 	return 0;
 }

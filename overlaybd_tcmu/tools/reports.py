@@ -75,6 +75,13 @@ def devices(document: Document) -> List[str]:
     return table((*head, "HITS", "ERRORS", "CONFIG"), rows, left=3)
 
 
+def resized(one: Document) -> List[str]:
+    return [
+        f"{one['name']} has {one['size']} bytes ({units.human_size(one['size'])}) now.",
+        "The kernel looks when told: echo 1 > /sys/block/DISK/device/rescan; then resize2fs.",
+    ]
+
+
 # ---- top
 
 
