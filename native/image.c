@@ -141,7 +141,7 @@ void obd_report_wait(struct obd_worker *worker, const struct obd_layer *layer, u
 	struct obd_event event = {.kind = OBD_EVENT_SLOW_READ, .offset = offset, .count = count};
 
 	obd_count(&worker->counters.blocked, 1);
-	obd_latency_add(&worker->counters.stages[OBD_STAGE_DISK], latency_ns);
+	obd_latency_add(&worker->counters.stages[layer->blob->cache ? OBD_STAGE_CACHE : OBD_STAGE_DISK], latency_ns);
 	if (latency_ns < worker->image->options.slow_read_us * UINT64_C(1000))
 		return;
 	obd_count(&worker->counters.slow_reads, 1);

@@ -272,15 +272,18 @@ struct obd_image_stats {
 	uint64_t misses; /**< pieces of requests that waited for bytes of those */
 };
 
-/** Where the time of requests goes that are not simply answered. */
+/** Where the time of requests goes that are not simply answered; in the order in which they meet them. */
 enum obd_stage {
 	OBD_STAGE_QUEUE = 0,  /**< a piece that must wait for the disk, until a thread that may wait takes it up */
-	OBD_STAGE_DISK = 1,   /**< a read towards the disk that had to wait */
-	OBD_STAGE_DECODE = 2, /**< decoding a ZFile block; one in OBD_DECODE_SAMPLE is timed */
-	OBD_STAGE_WAIT = 3,   /**< a piece of a request that bytes were missing for, until they were there */
-	OBD_STAGES = 4,
+	OBD_STAGE_LOOKUP = 1, /**< finding which layer has a range; one search in OBD_LOOKUP_SAMPLE is timed */
+	OBD_STAGE_CACHE =
+		2,	    /**< a read of the local copy of a layer that is fetched as it is read, if it had to wait */
+	OBD_STAGE_DISK = 3, /**< a read of any other layer's file that had to wait */
+	OBD_STAGE_WAIT = 4, /**< a piece of a request that bytes were missing for, until they were there */
+	OBD_STAGE_DECODE = 5, /**< decoding a ZFile block; one in OBD_DECODE_SAMPLE is timed */
+	OBD_STAGES = 6,
 };
-enum { OBD_DECODE_SAMPLE = 64 };
+enum { OBD_DECODE_SAMPLE = 64, OBD_LOOKUP_SAMPLE = 64 };
 
 struct obd_image;
 /**

@@ -159,7 +159,8 @@ def test_histograms_hold_every_command_of_the_node(daemon):
         number for labels, number in found[name + "_bucket"].items() if ("kind", "read") in labels
     ]
     assert buckets == sorted(buckets)
-    assert value(found, "overlaybd_stage_duration_seconds_count", stage="decode") >= 2
+    for stage in ("lookup", "decode"):
+        assert value(found, "overlaybd_stage_duration_seconds_count", stage=stage) >= 2
 
 
 def test_counters_of_the_node_outlive_their_device(daemon):
