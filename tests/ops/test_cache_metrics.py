@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is fetched and kept, in metrics: each moves when what it counts happens."""
 
+import json
 import os
 import subprocess
 
@@ -170,6 +171,30 @@ def test_a_download_that_waits(daemon, server, stream):
     found = samples(daemon)
     assert value(found, "overlaybd_device_download", state="waiting") == 1
     assert value(found, "overlaybd_device_download_done_bytes") == 0
+
+
+def test_a_download_that_fails(daemon, server, stream):
+    """Its bytes are not those that the digest is of."""
+    settings = {"enable": True, "delay": 0, "delayExtra": 0, "tryCnt": 1}
+    daemon.start(cacheConfig=daemon.cache(), download=settings)
+    config = daemon.lazy_image(server, stream)
+    (lower,) = json.loads(config.read_text())["lowers"]
+    server.replace(lower["digest"], stream[:5000] + bytes([stream[5000] ^ 1]) + stream[5001:])
+    daemon.add(config)
+    until(lambda: value(samples(daemon), "overlaybd_device_download", state="failed"))
+
+
+@pytest.mark.parametrize("status, kind", [(404, "not_found"), (429, "throttled"), (500, "server")])
+def test_answers_that_are_failures(daemon, server, stream, status, kind):
+    daemon.start(cacheConfig=daemon.cache())
+    kernel = daemon.add(daemon.lazy_image(server, stream))
+    server.fault(times=None, status=status)
+    number = kernel.queue(scsi.read_10(2048, 8), 4096)
+    kernel.kick()
+    name = "overlaybd_registry_errors_total"
+    until(lambda: value(samples(daemon), name, kind=kind))
+    server.heal()
+    kernel.answers(1)[number]
 
 
 def test_a_disk_that_takes_nothing(daemon, server, stream):
