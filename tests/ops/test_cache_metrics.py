@@ -184,7 +184,7 @@ def test_a_download_that_fails(daemon, server, stream):
     until(lambda: value(samples(daemon), "overlaybd_device_download", state="failed"))
 
 
-@pytest.mark.parametrize("status, kind", [(404, "not_found"), (429, "throttled"), (500, "server")])
+@pytest.mark.parametrize("status, kind", [(404, "not_found"), (500, "server")])
 def test_answers_that_are_failures(daemon, server, stream, status, kind):
     daemon.start(cacheConfig=daemon.cache())
     kernel = daemon.add(daemon.lazy_image(server, stream))

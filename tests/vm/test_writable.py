@@ -100,8 +100,17 @@ def looked_at(guest, disk):
     return int(guest.call("kernel.queue", disk)["size"]) * 512
 
 
+def writes(guest, disk):
+    """How many the disk has finished."""
+    shown = guest.call("kernel.command", "cat", f"/sys/block/{disk}/stat")["output"]
+    return int(shown.split()[4])
+
+
 def test_disk_grows_under_a_mounted_file_system(guest):
-    """By request and by configfs; the second time the daemon is killed before the kernel looks."""
+    """
+    While fio writes to it: by request and by configfs, and the second time the daemon is killed
+    before the kernel looks.
+    """
     api = "unix:///run/overlaybd-test.sock"
     guest.call("service.start", {"serviceConfig": {"enable": True, "address": api}})
     guest.call("files.remove", FOLDER)
@@ -110,7 +119,10 @@ def test_disk_grows_under_a_mounted_file_system(guest):
     disk = guest.call("disk.attach", 1, config, device_id="grows")["disk"]
     guest.call("writable.mkfs", disk)
     guest.call("mounts.mount", disk, PLACE, read_only=False)
-    guest.call("writable.write_random", f"{PLACE}/before", 1 << 20)
+    before = writes(guest, disk)
+    writing = guest.start("writable.verify", f"{PLACE}/data", "2m", 7)
+    while writes(guest, disk) < before + 5 and not writing.done:
+        time.sleep(0.02)
     for size, command in (
         (3 * GiB, f"/opt/overlaybd/bin/overlaybd-ctl --address {api} resize grows 3G"),
         (4 * GiB, f"echo {4 * GiB} > {DEV_SIZE}"),
@@ -123,6 +135,8 @@ def test_disk_grows_under_a_mounted_file_system(guest):
         assert looked_at(guest, disk) == size
     done = guest.call("kernel.command", "resize2fs", f"/dev/{disk}")
     assert done["status"] == 0, done["output"]
+    outcome = writing.result()
+    assert outcome["status"] == 0, outcome["output"]
     filling = ["fallocate", "-l", str(2 * GiB), f"{PLACE}/filling"]
     assert guest.call("kernel.command", *filling)["status"] == 0
     guest.call("writable.write_random", f"{PLACE}/behind", 1 << 20)
