@@ -97,7 +97,7 @@ static struct obd_upper_write write_of(const struct obd_piece *piece)
  */
 static int fill_block(struct obd_worker *worker, struct obd_upper *upper, uint64_t sector)
 {
-	const uint64_t size = worker->image->info.virtual_size, offset = sector * OBD_SECTOR;
+	const uint64_t size = obd_image_size(worker->image), offset = sector * OBD_SECTOR;
 	const uint64_t count = size - offset < upper->unit ? size - offset : upper->unit;
 	struct iovec iov = {malloc(count), (size_t)count};
 	struct obd_request request = {.op = OBD_READ, .offset = offset, .count = count, .iov = &iov, .iov_count = 1};
@@ -134,8 +134,7 @@ static int write_sparse(struct obd_worker *worker, struct obd_upper *upper, cons
 {
 	struct obd_image *image = worker->image;
 	const uint64_t unit = upper->unit / OBD_SECTOR, end = write->sector + write->sectors;
-	const bool whole = write->sector % unit == 0 &&
-			   (end % unit == 0 || end == image->info.virtual_size / OBD_SECTOR);
+	const bool whole = write->sector % unit == 0 && (end % unit == 0 || end == obd_image_size(image) / OBD_SECTOR);
 	int r;
 
 	if (!obd_image_index(image)->segments.count)

@@ -141,7 +141,7 @@ void obd_report_wait(struct obd_worker *worker, const struct obd_layer *layer, u
 	struct obd_event event = {.kind = OBD_EVENT_SLOW_READ, .offset = offset, .count = count};
 
 	obd_count(&worker->counters.blocked, 1);
-	obd_latency_add(&worker->counters.stages[OBD_STAGE_DISK], latency_ns);
+	obd_latency_add(&worker->counters.stages[layer->blob->cache ? OBD_STAGE_CACHE : OBD_STAGE_DISK], latency_ns);
 	if (latency_ns < worker->image->options.slow_read_us * UINT64_C(1000))
 		return;
 	obd_count(&worker->counters.slow_reads, 1);
@@ -234,9 +234,9 @@ void obd_image_info(const struct obd_image *image, struct obd_image_info *ret)
 	pthread_rwlock_unlock(&locked->change_lock);
 }
 
-const struct obd_image_info *obd_image_geometry(const struct obd_image *image)
+uint64_t obd_image_bytes(const struct obd_image *image)
 {
-	return &image->info;
+	return obd_image_size(image);
 }
 
 /* ---- life ---- */
@@ -503,9 +503,10 @@ static int64_t run(struct obd_image *image, enum obd_op op, void *buf, uint64_t 
 		.over = PTHREAD_COND_INITIALIZER,
 	};
 	struct obd_request *batch = &waiter.request;
+	const uint64_t size = obd_image_size(image);
 	struct obd_worker *worker;
 
-	if (offset > image->info.virtual_size || count > image->info.virtual_size - offset || count > INT64_MAX)
+	if (offset > size || count > size - offset || count > INT64_MAX)
 		return -EINVAL;
 	if (!count && op != OBD_FLUSH)
 		return 0;
@@ -566,7 +567,7 @@ static int next_data(const struct obd_image *image, uint64_t sector, uint64_t en
 
 int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t *start, uint64_t *end)
 {
-	const uint64_t size = image->info.virtual_size;
+	const uint64_t size = obd_image_size(image);
 	struct obd_grace *grace = (struct obd_grace *)&image->grace;
 	unsigned side;
 	int found;

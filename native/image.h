@@ -51,7 +51,8 @@ bool obd_image_work(struct obd_image *image, struct obd_worker *worker);
 /** The front end has nothing to do. How long it may sleep before it calls this again, ms; -1: as long as it likes. */
 int obd_image_rest(struct obd_image *image);
 
-const struct obd_image_info *obd_image_geometry(const struct obd_image *image);
+/** The virtual size; it may have grown since the last look. */
+uint64_t obd_image_bytes(const struct obd_image *image);
 /** Reports to the log; never blocks, never fails. */
 void obd_image_report(struct obd_image *image, enum obd_event_kind kind, int code, const char *text);
 

@@ -84,6 +84,12 @@ static inline struct obd_index *obd_image_index(const struct obd_image *image)
 	return __atomic_load_n(&image->index, __ATOMIC_ACQUIRE);
 }
 
+/** Bytes; grows at any time. What was inside it once stays so. */
+static inline uint64_t obd_image_size(const struct obd_image *image)
+{
+	return __atomic_load_n(&image->info.virtual_size, __ATOMIC_RELAXED);
+}
+
 /* work.c */
 void obd_work_init(struct obd_image *image);
 void obd_work_deinit(struct obd_image *image);

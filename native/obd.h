@@ -16,7 +16,7 @@
 #define OBD_PUBLIC __attribute__((visibility("default")))
 
 /** Bumped with every change of a struct or a signature below; Python refuses another. */
-#define OBD_ABI_VERSION 4u
+#define OBD_ABI_VERSION 5u
 
 OBD_PUBLIC uint32_t obd_abi(void);
 /** sizeof a struct of this header by its name ("obd_error"), 0 when unknown. */
@@ -272,15 +272,18 @@ struct obd_image_stats {
 	uint64_t misses; /**< pieces of requests that waited for bytes of those */
 };
 
-/** Where the time of requests goes that are not simply answered. */
+/** Where the time of requests goes that are not simply answered; in the order in which they meet them. */
 enum obd_stage {
 	OBD_STAGE_QUEUE = 0,  /**< a piece that must wait for the disk, until a thread that may wait takes it up */
-	OBD_STAGE_DISK = 1,   /**< a read towards the disk that had to wait */
-	OBD_STAGE_DECODE = 2, /**< decoding a ZFile block; one in OBD_DECODE_SAMPLE is timed */
-	OBD_STAGE_WAIT = 3,   /**< a piece of a request that bytes were missing for, until they were there */
-	OBD_STAGES = 4,
+	OBD_STAGE_LOOKUP = 1, /**< finding which layer has a range; one search in OBD_LOOKUP_SAMPLE is timed */
+	OBD_STAGE_CACHE =
+		2,	    /**< a read of the local copy of a layer that is fetched as it is read, if it had to wait */
+	OBD_STAGE_DISK = 3, /**< a read of any other layer's file that had to wait */
+	OBD_STAGE_WAIT = 4, /**< a piece of a request that bytes were missing for, until they were there */
+	OBD_STAGE_DECODE = 5, /**< decoding a ZFile block; one in OBD_DECODE_SAMPLE is timed */
+	OBD_STAGES = 6,
 };
-enum { OBD_DECODE_SAMPLE = 64 };
+enum { OBD_DECODE_SAMPLE = 64, OBD_LOOKUP_SAMPLE = 64 };
 
 struct obd_image;
 /**
@@ -313,6 +316,12 @@ OBD_PUBLIC int obd_image_flush(struct obd_image *image);
  */
 OBD_PUBLIC int obd_image_snapshot(struct obd_image *image, struct obd_upper *next, const char *config_from,
 				  const char *config_to, struct obd_error *err);
+/**
+ * The disk grows: its writable layer states the size, synced, then requests may reach there. Reads go on, writes wait
+ * meanwhile. Whoever dies when, the layer opens, with either size. -EROFS without an upper, -EINVAL for what is no
+ * size, -EPERM for a smaller one: what is in use at the end could not be told.
+ */
+OBD_PUBLIC int obd_image_grow(struct obd_image *image, uint64_t virtual_size, struct obd_error *err);
 /** The next mapped range at or after offset, [*start, *end), clamped to the virtual size. 1 found, 0 none. */
 OBD_PUBLIC int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t *start, uint64_t *end);
 /** What reads have mapped of the page cache, for seconds, is no memory of this process any more. */

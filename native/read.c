@@ -407,13 +407,52 @@ static int zfile_data(struct walk *walk, const struct obd_layer *layer, uint64_t
 
 /* ---- the merged index ---- */
 
+/* As for decode: most searches take no longer than two looks at the clock. */
+static bool lookup_is_timed(struct obd_worker *worker)
+{
+	const bool timed = worker->counters.lookups % OBD_LOOKUP_SAMPLE == 0;
+
+	obd_count(&worker->counters.lookups, 1);
+	return __builtin_expect(timed, false);
+}
+
+static void lookup_took(struct obd_worker *worker, uint64_t start)
+{
+	obd_latency_add(&worker->counters.stages[OBD_STAGE_LOOKUP], obd_now_ns() - start);
+}
+
+static size_t find_lower(struct obd_worker *worker, const struct obd_index *index, uint64_t sector)
+{
+	uint64_t start;
+	size_t found;
+
+	if (!lookup_is_timed(worker))
+		return obd_index_find(index, sector);
+	start = obd_now_ns();
+	found = obd_index_find(index, sector);
+	lookup_took(worker, start);
+	return found;
+}
+
+static unsigned find_upper(struct obd_worker *worker, struct obd_upper *upper, uint64_t sector, uint64_t end,
+			   uint64_t *keys, uint64_t *maps, unsigned count)
+{
+	const bool timed = lookup_is_timed(worker);
+	const uint64_t start = timed ? obd_now_ns() : 0;
+	const unsigned found = obd_upper_find(upper, sector, end, keys, maps, count);
+
+	if (timed)
+		lookup_took(worker, start);
+	return found;
+}
+
 static int walk_lowers(struct walk *walk, uint64_t offset, uint64_t count)
 {
 	struct obd_image *image = walk->worker->image;
 	const struct obd_index *index = obd_image_index(image);
 	const struct obd_segments *segments = &index->segments;
 	const uint64_t end = offset + count;
-	size_t i = obd_index_find(index, offset >> 9);
+	size_t i = find_lower(walk->worker, index, offset >> 9);
 
 	while (offset < end) {
 		uint64_t start = end, stop = end;
@@ -470,7 +509,7 @@ static int walk_upper(struct walk *walk, struct obd_upper *upper, uint64_t offse
 	while (offset < end && found == FOUND) {
 		uint64_t keys[FOUND], maps[FOUND];
 
-		found = obd_upper_find(upper, offset >> 9, (end + 511) >> 9, keys, maps, FOUND);
+		found = find_upper(walk->worker, upper, offset >> 9, (end + 511) >> 9, keys, maps, FOUND);
 		for (unsigned i = 0; i < found; i++) {
 			const uint64_t start = obd_key_sector(keys[i]) << 9;
 			const uint64_t stop = min_u64(obd_key_end(keys[i]) << 9, end);

@@ -31,7 +31,7 @@ struct obd_piece {
 struct obd_counters {
 	uint64_t reads, read_bytes, zero_bytes, errors, inline_reads, disk_reads, disk_bytes, hits, blocked,
 		blocks_decoded, block_hits, slow_reads, writes, write_bytes, discards, flushes, in_place,
-		in_place_bytes, cache_reads, cache_bytes, misses;
+		in_place_bytes, cache_reads, cache_bytes, misses, lookups;
 	struct obd_latency stages[OBD_STAGES];
 };
 

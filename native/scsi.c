@@ -23,6 +23,7 @@ enum sense {
 	INVALID_FIELD_IN_CDB = 0x052400,
 	INVALID_FIELD_IN_PARAMETERS = 0x052600,
 	SAVING_NOT_SUPPORTED = 0x053900,
+	CAPACITY_CHANGED = 0x062a09, /* a unit attention: the kernel makes an event of it, and repeats the command */
 	WRITE_PROTECTED = 0x072700,
 	NO_SPACE = 0x072707, /* the one the kernel makes ENOSPC of */
 };
@@ -578,12 +579,16 @@ static enum obd_scsi_verdict unmap(const struct obd_scsi *scsi, const struct obd
 	return *count ? OBD_SCSI_DISCARD : good(answer);
 }
 
-enum obd_scsi_verdict obd_scsi_execute(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
+enum obd_scsi_verdict obd_scsi_execute(struct obd_scsi *scsi, const struct obd_scsi_command *command,
 				       struct obd_scsi_answer *answer, uint64_t *offset, uint64_t *count)
 {
 	const uint8_t *cdb = command->cdb;
 
 	memset(answer, 0, sizeof(*answer));
+	if (scsi->capacity_changed && cdb[0] != INQUIRY) {
+		scsi->capacity_changed = false;
+		return reject(answer, CAPACITY_CHANGED);
+	}
 	switch (cdb[0]) {
 	case READ_6:
 		return read_blocks(scsi, command, get32(cdb) & 0x1fffff, cdb[4] ? cdb[4] : 256, answer, offset, count);

@@ -17,6 +17,7 @@ struct obd_scsi {
 	uint32_t max_transfer; /**< bytes a command may carry, 0 = no limit */
 	bool read_only;
 	bool discard;		 /**< discarded blocks read as zeros */
+	bool capacity_changed;	 /**< and nobody was told yet */
 	const char *serial_path; /**< configfs file, read when asked for; NULL = no serial */
 	const char *cfgstring;
 };
@@ -47,7 +48,8 @@ enum obd_scsi_verdict {
 	OBD_SCSI_FLUSH,	   /**< whatever was written shall last */
 };
 
-enum obd_scsi_verdict obd_scsi_execute(const struct obd_scsi *scsi, const struct obd_scsi_command *command,
+/** Only the device's own thread: a unit attention is told once. */
+enum obd_scsi_verdict obd_scsi_execute(struct obd_scsi *scsi, const struct obd_scsi_command *command,
 				       struct obd_scsi_answer *answer, uint64_t *offset, uint64_t *count);
 /** The answer to a read that failed in the block of offset. */
 void obd_scsi_read_failed(const struct obd_scsi *scsi, uint64_t offset, struct obd_scsi_answer *answer);

@@ -58,6 +58,7 @@ struct obd_tcmu {
 	struct obd_image *image;
 	struct obd_worker *worker;
 	struct obd_scsi scsi;
+	uint64_t size; /* bytes: what scsi.blocks was made of */
 	char *serial_path, *cfgstring;
 	int uio_fd, stop_fd;
 	bool stop;	   /* atomic */
@@ -299,6 +300,18 @@ static uint64_t *counter_of(struct obd_tcmu *tcmu, enum obd_scsi_verdict verdict
 	}
 }
 
+/* The image may have grown; a command that is taken from now on may be anywhere in it. */
+static void look_at_size(struct obd_tcmu *tcmu)
+{
+	const uint64_t size = obd_image_bytes(tcmu->image);
+
+	if (size == tcmu->size)
+		return;
+	tcmu->size = size;
+	tcmu->scsi.blocks = size / tcmu->scsi.block_size;
+	tcmu->scsi.capacity_changed = true;
+}
+
 /* 1: *ret is a request to submit; 0: it was answered; -errno. */
 static int begin_command(struct obd_tcmu *tcmu, struct command *command, const struct obd_ring_entry *entry,
 			 struct obd_request **ret)
@@ -317,6 +330,7 @@ static int begin_command(struct obd_tcmu *tcmu, struct command *command, const s
 	if (r)
 		return r;
 	count(&tcmu->stats.commands);
+	look_at_size(tcmu);
 	verdict = obd_scsi_execute(&tcmu->scsi, scsi, &answer, &offset, &bytes);
 	count(counter_of(tcmu, verdict));
 	if (verdict > OBD_SCSI_REJECTED) {
@@ -503,9 +517,11 @@ uint32_t obd_tcmu_pending(const struct obd_tcmu *tcmu, struct obd_tcmu_pending *
 
 static int describe_disk(struct obd_tcmu *tcmu, const struct obd_tcmu_options *options, struct obd_error *err)
 {
-	const struct obd_image_info *info = obd_image_geometry(tcmu->image);
-	const uint64_t size = info->virtual_size;
+	struct obd_image_info info;
+	uint64_t size;
 
+	obd_image_info(tcmu->image, &info);
+	size = info.virtual_size;
 	if (options->block_size != 512 && options->block_size != 4096)
 		return obd_fail(err, EINVAL, "hw_block_size: %u is neither 512 nor 4096", options->block_size);
 	if (size < options->block_size)
@@ -515,12 +531,13 @@ static int describe_disk(struct obd_tcmu *tcmu, const struct obd_tcmu_options *o
 	tcmu->serial_path = options->serial_path ? strdup(options->serial_path) : NULL;
 	if (!tcmu->cfgstring || (options->serial_path && !tcmu->serial_path))
 		return obd_fail(err, ENOMEM, "no memory for a device");
+	tcmu->size = size;
 	tcmu->scsi = (struct obd_scsi){
 		.blocks = size / options->block_size,
 		.block_size = options->block_size,
 		.max_transfer = options->max_transfer,
-		.read_only = options->read_only || !info->writable,
-		.discard = !options->read_only && info->discard,
+		.read_only = options->read_only || !info.writable,
+		.discard = !options->read_only && info.discard,
 		.serial_path = tcmu->serial_path,
 		.cfgstring = tcmu->cfgstring,
 	};

@@ -38,7 +38,7 @@ void obd_upper_info(struct obd_upper *upper, struct obd_upper_info *ret)
 	fstat(upper->layer.blob->fd, &st);
 	pthread_rwlock_rdlock(&upper->map_lock);
 	*ret = (struct obd_upper_info){
-		.virtual_size = upper->virtual_size,
+		.virtual_size = __atomic_load_n(&upper->virtual_size, __ATOMIC_RELAXED),
 		.segments = upper->map.segments,
 		.mapped = upper->map.mapped << 9,
 		.memory = obd_upper_index_memory(&upper->map),

@@ -36,7 +36,7 @@ struct obd_upper {
 	char *index_path;
 	bool sparse, read_only;
 	char uuid[40], parent_uuid[40];
-	uint64_t virtual_size; /**< bytes; 0 = inherits from below */
+	uint64_t virtual_size; /**< atomic, bytes; 0 = inherits from below */
 	uint64_t unit;	       /**< bytes: what a file system allocates at once; sparse */
 	uint64_t dropped;      /**< entries of the index file that were not believed */
 

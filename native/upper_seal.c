@@ -161,6 +161,8 @@ int obd_upper_resize(struct obd_upper *upper, uint64_t virtual_size, struct obd_
 		return obd_fail(err, EROFS, "%s: is open for reading, and resizing writes", path);
 	if (fault)
 		return obd_fail(err, EINVAL, "virtual_size: %llu %s", (unsigned long long)virtual_size, fault);
+	/* whoever writes the index file anew copies its header */
+	pthread_mutex_lock(&upper->flush_lock);
 	/* a file too short for its size could not be opened by the original, so it grows first and shrinks last */
 	if (upper->sparse && virtual_size > upper->virtual_size)
 		r = ftruncate(upper->data_fd, (off_t)(OBD_LSMT_RECORD + virtual_size)) ? -errno : 0;
@@ -170,9 +172,11 @@ int obd_upper_resize(struct obd_upper *upper, uint64_t virtual_size, struct obd_
 		r = put_size(upper->data_fd, virtual_size);
 	if (!r && upper->sparse && virtual_size < upper->virtual_size)
 		r = ftruncate(upper->data_fd, (off_t)(OBD_LSMT_RECORD + virtual_size)) ? -errno : 0;
+	if (!r)
+		__atomic_store_n(&upper->virtual_size, virtual_size, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&upper->flush_lock);
 	if (r)
 		return obd_fail(err, -r, "%s: stating a virtual size of %llu: %s", path,
 				(unsigned long long)virtual_size, strerror(-r));
-	upper->virtual_size = virtual_size;
 	return 0;
 }

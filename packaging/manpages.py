@@ -85,7 +85,8 @@ def page(name, text):
 
 def completion(name, text):
     options = sorted(set(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", text)))
-    return f'complete -o bashdefault -o default -W "{" ".join(options)}" {name}\n'
+    commands = re.findall(r"^ {4}([a-z][\w-]*)(?: {2}|$)", text, re.MULTILINE)
+    return f'complete -o bashdefault -o default -W "{" ".join(options + commands)}" {name}\n'
 
 
 def main(man, completions):

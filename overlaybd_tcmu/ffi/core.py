@@ -27,7 +27,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 from .. import errors
 from . import load
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 LATENCY_BUCKETS = 28
 
@@ -388,6 +388,7 @@ class Library:
         self.image_snapshot = fn(
             "image_snapshot", c_int, [_HANDLE, _HANDLE, c_char_p, c_char_p, _ERROR], _check_text
         )
+        self.image_grow = fn("image_grow", c_int, [_HANDLE, c_uint64, _ERROR], _check_text)
         self.image_next_data = fn(
             "image_next_data",
             c_int,

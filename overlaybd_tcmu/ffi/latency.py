@@ -17,13 +17,15 @@ class Stage(enum.IntEnum):
     """enum obd_stage: where the time of requests goes that are not simply answered."""
 
     QUEUE = 0
-    DISK = 1
-    DECODE = 2
-    WAIT = 3
+    LOOKUP = 1
+    CACHE = 2
+    DISK = 3
+    WAIT = 4
+    DECODE = 5
 
 
-# One block in so many is timed for Stage.DECODE.
-DECODE_SAMPLE = 64
+# Of these stages one in so many is timed; of the others all.
+SAMPLED = {Stage.LOOKUP: 64, Stage.DECODE: 64}
 
 
 class Kind(enum.IntEnum):

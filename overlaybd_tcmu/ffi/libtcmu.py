@@ -34,7 +34,7 @@ LOG_LEVELS = (4, 3, 2, 1, 0)
 
 
 class CfgInfo(ctypes.Structure):
-    """struct tcmulib_cfg_info: what a reconfig is about; the union's content is never needed."""
+    """struct tcmulib_cfg_info: what a reconfig is about; data is the number, but for DEV_CFGSTR."""
 
     DEV_CFGSTR, DEV_SIZE, WRITE_CACHE = range(3)
     _fields_ = [("type", c_int), ("data", c_uint64)]
@@ -176,8 +176,9 @@ class Turn:
     """
     Who is inside libtcmu: one thread at a time, because it locks nothing. It keeps nothing of its
     own across a callback of added() or removed() but the device in question, which is then not in
-    its table; nor does libnl, which called it. So a callback may step aside: others go in
-    meanwhile, and it returns into libtcmu when it has the turn again.
+    its table, nor of reconfig(), whose device cannot go while its attribute is written; nor does
+    libnl, which called it. So a callback may step aside: others go in meanwhile, and it returns
+    into libtcmu when it has the turn again.
 
     The lock `_lock` is handed from thread to thread: who gives it need not be who took it.
     """
@@ -220,8 +221,8 @@ class Callbacks:
         """Returns when nothing uses the device any more: its memory is unmapped right after."""
         raise NotImplementedError
 
-    def reconfig(self, device: Device, kind: int) -> int:
-        """0 or -errno; kind is one of CfgInfo's."""
+    def reconfig(self, device: Device, kind: int, value: int) -> int:
+        """0 or -errno; kind is one of CfgInfo's, value a number, bytes for DEV_SIZE."""
         raise NotImplementedError
 
 
@@ -287,7 +288,8 @@ class Context:
 
     def _reconfig(self, address: int, info: Any) -> int:
         try:
-            return self._callbacks.reconfig(Device(address), int(info[0].type))
+            cfg = info[0]
+            return self._callbacks.reconfig(Device(address), int(cfg.type), int(cfg.data))
         except Exception:
             log.exception("reconfig failed")
             return -errno.EIO

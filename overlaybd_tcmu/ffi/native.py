@@ -308,6 +308,13 @@ class Image(handle.Handle):
         )
         upper.release()
 
+    def grow(self, virtual_size: int) -> None:
+        """
+        The disk is so many bytes from now on, and its writable layer says so, synced. NativeError:
+        EROFS without one, EINVAL for what is no size, EPERM for less than it has.
+        """
+        core.library().image_grow(self.address, virtual_size, ctypes.byref(core.Error()))
+
     def cancel(self, error: int) -> None:
         """
         Requests that wait for missing bytes end with this errno, now and from now on; a front end

@@ -121,10 +121,10 @@ def _named(names: Any, values: Any) -> Document:
 
 
 def _stages(used: usage.Usage) -> Document:
-    """decode says what share of it was timed: its times are those of a sample."""
+    """sampled: one in so many was timed, so times are those of a sample."""
     found = _named(latency.Stage, used.stages)
-    for name, stage in found.items():
-        stage["sampled"] = latency.DECODE_SAMPLE if name == "decode" else 1
+    for stage in latency.Stage:
+        found[stage.name.lower()]["sampled"] = latency.SAMPLED.get(stage, 1)
     return found
 
 

@@ -35,7 +35,7 @@ Route = Callable[[Request], Answer]
 
 
 class Refusal(Exception):
-    """A request that is not served: status 4xx, and one line saying why."""
+    """A request that is not served: its status, 4xx or 500, and one line saying why."""
 
     def __init__(self, status: int, reason: str, headers: Optional[Dict[str, str]] = None) -> None:
         super().__init__(status, reason)

@@ -93,9 +93,11 @@ def _node(survey: handler.Survey, cache: counters.Report) -> Iterator[Family]:
     )
     yield _histogram(
         "overlaybd_stage_duration_seconds",
-        "queue: until a thread takes up what waits for the disk; disk: reads that waited for it;"
-        f" decode: one block in {latency.DECODE_SAMPLE}; wait: for bytes that were not here; fetch:"
-        " a registry's answer to one request for them",
+        "queue: until a thread takes up what waits for the disk; lookup: finding the layer, one"
+        f" search in {latency.SAMPLED[latency.Stage.LOOKUP]}; cache: reads of the cache's files"
+        " that waited for their disk; disk: the same, of other layers; wait: for bytes that were"
+        " not here; fetch: a registry's answer to one request for them; decode: one block in"
+        f" {latency.SAMPLED[latency.Stage.DECODE]}",
         "stage",
         [(one.name, took) for one, took in zip(latency.Stage, total.stages)]
         + [("fetch", cache.fetched.took)],

@@ -12,17 +12,18 @@ Whatever the device holds is closed by that thread, so nothing is open once stop
 
 Lock `_lock` guards `_tcmu`, so that stop() never reaches a front end that is being destroyed. It is
 held for moments, never across the opening; of other locks only the cache's are taken under it. Lock
-`_snapshot_lock` is held while a snapshot is taken, which waits for the disk: by that snapshot, and
-by the closing that must not come in between. `_lock` may be taken under it.
+`_operating` is held while a snapshot is taken or the disk grows, which waits for the disk under it:
+by that, and by the closing that must not come in between. `_lock` may be taken under it.
 """
 
+import contextlib
 import dataclasses
 import errno
 import logging
 import select
 import threading
 import time
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, Iterator, List, Optional, Tuple
 
 from .. import errors, units
 from ..ffi import latency, libtcmu, native
@@ -78,6 +79,7 @@ class Device:
         self._error = ""
         self._opened_at = 0.0
         self._info: Optional[native.ImageInfo] = None
+        self._block_size = 0  # bytes; 0: not opened yet
         self._usage = usage.NONE  # of what is closed
         self._handle = handle
         self._open_image = open_image
@@ -85,7 +87,7 @@ class Device:
         self._lock = threading.Lock()
         self._image: Optional[native.Image] = None
         self._tcmu: Optional[native.Tcmu] = None
-        self._snapshot_lock = threading.Lock()
+        self._operating = threading.Lock()
         self.stopping = threading.Event()  # set: whoever opens its image gives up
         self.settled = threading.Event()  # set: its image was opened, or could not be
         self._thread = threading.Thread(target=self._run, name=self.uio)
@@ -135,7 +137,7 @@ class Device:
         return text
 
     def report(self) -> Report:
-        """For machines; delays neither the device nor a snapshot that is being taken."""
+        """For machines; delays neither the device nor what is being done to it."""
         with self._lock:
             used, waiting, fetched = self._usage, [], None
             if self._tcmu is not None and self._image is not None:
@@ -170,12 +172,31 @@ class Device:
 
     def snapshot(self, next_path: str) -> None:
         """Goes on with the config at next_path: see snapshot.take()."""
-        with self._snapshot_lock:
+        with self._operating_on() as image:
+            snapshot.take(image, self.path, next_path)
+
+    def grow(self, size: int) -> None:
+        """
+        The disk has so many bytes from now on; who has it open learns of it with the next command.
+        ValueError for what is no number of its blocks; else as Image.grow().
+        """
+        with self._operating_on() as image:
+            before = image.info().virtual_size
+            if size % self._block_size:
+                raise ValueError(f"size: {size} is not a multiple of {self._block_size}")
+            image.grow(size)
+            self._handle.set_geometry(self._block_size, size // self._block_size)
+            log.info("dev resized name=%s size=%d before=%d", self.name, size, before)
+
+    @contextlib.contextmanager
+    def _operating_on(self) -> Iterator[native.Image]:
+        """The image, not to be closed meanwhile; what is said of it may be different afterwards."""
+        with self._operating:
             with self._lock:
                 image = self._image
             if image is None:
                 raise errors.ImageError("device is not served", self.state)
-            snapshot.take(image, self.path, next_path)
+            yield image
             info = image.info()
             with self._lock:
                 self._info = info
@@ -206,7 +227,7 @@ class Device:
         )
 
     def _options(self, image: native.Image) -> native.TcmuOptions:
-        block_size = self._handle.attribute("hw_block_size")
+        block_size = self._block_size = self._handle.attribute("hw_block_size")
         mapping = self._handle.mapping()
         self._handle.set_geometry(block_size, image.info().virtual_size // block_size)
         return native.TcmuOptions(
@@ -262,7 +283,7 @@ class Device:
         log.warning(text, self.name, next_s, error)
 
     def _close(self) -> None:
-        with self._snapshot_lock:
+        with self._operating:
             self._close_now()
 
     def _close_now(self) -> None:

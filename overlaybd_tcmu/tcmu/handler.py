@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What libtcmu's callbacks do: devices come (added), go (removed), and are never changed (reconfig).
+What libtcmu's callbacks do: devices come (added), go (removed), and grow (reconfig).
 
-A callback has the turn of libtcmu, and steps aside while it opens an image or waits for a device to
-end: so devices come and go side by side. `_lock` guards the tables of devices, and what those that
-are gone have done; it is held for moments and no other lock is taken under it.
+A callback has the turn of libtcmu, and steps aside while it opens an image, or waits for a device
+to end or to grow: so devices come and go side by side. `_lock` guards the tables of devices, and
+what those that are gone have done; it is held for moments and no other lock is taken under it.
 """
 
 import errno
@@ -145,9 +145,20 @@ class Handler(libtcmu.Callbacks):
             del self._devices[handle.address]
             self._retired += used
 
-    def reconfig(self, handle: libtcmu.Device, kind: int) -> int:
-        log.warning("reconfig refused name=%s kind=%d", handle.cfgstring(), kind)
-        return -errno.EOPNOTSUPP
+    def reconfig(self, handle: libtcmu.Device, kind: int, value: int) -> int:
+        """Somebody has written attrib/dev_size; the kernel keeps it if we say 0."""
+        with self._lock:
+            one = self._devices.get(handle.address)
+        if kind != libtcmu.CfgInfo.DEV_SIZE or one is None:
+            log.warning("reconfig refused name=%s kind=%d", handle.cfgstring(), kind)
+            return -errno.EOPNOTSUPP
+        try:
+            with self.turn.aside():
+                one.grow(value)
+        except (errors.Error, OSError, ValueError) as error:
+            log.error("resize failed name=%s size=%d error=%s", one.name, value, error)
+            return -(getattr(error, "errno", None) or errno.EINVAL)
+        return 0
 
     def describe(self) -> List[str]:
         """A line a device."""

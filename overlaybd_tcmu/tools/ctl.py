@@ -83,6 +83,12 @@ def _top(client: service_client.Client, options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _resize(client: service_client.Client, options: argparse.Namespace) -> int:
+    path = service_client.resize_path(options.device)
+    _show(options, client.post(path, {"size": options.size}), reports.resized)
+    return EXIT_OK
+
+
 def _log_level(client: service_client.Client, options: argparse.Namespace) -> int:
     if options.level is None:
         answer = client.get("/v1/log-level")
@@ -217,6 +223,10 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     hang = command("hang", _hang, "commands that are not answered: since when, on what")
     text = "only what is older (default: %(default)g)"
     hang.add_argument("--age", type=_seconds, default=5.0, metavar="SECONDS", help=text)
+    text = "a writable disk grows while it is in use; its file system is resize2fs's"
+    resize = command("resize", _resize, text)
+    resize.add_argument("device", metavar="DEVICE", help="uioN, or the device id")
+    resize.add_argument("size", type=_bytes, metavar="BYTES", help="K, M, G, T may follow")
     level = command("log-level", _log_level, "shows the log level, or sets it until the next start")
     level.add_argument("level", type=int, choices=range(5), nargs="?", help="0 debug ... 4 fatal")
     _add_cache_commands(command)

@@ -75,6 +75,13 @@ def devices(document: Document) -> List[str]:
     return table((*head, "HITS", "ERRORS", "CONFIG"), rows, left=3)
 
 
+def resized(one: Document) -> List[str]:
+    return [
+        f"{one['name']} has {one['size']} bytes ({units.human_size(one['size'])}) now.",
+        "The kernel looks when told: echo 1 > /sys/block/DISK/device/rescan; then resize2fs.",
+    ]
+
+
 # ---- top
 
 
@@ -156,21 +163,20 @@ def _verdict(one: Document, spent: float) -> List[str]:
     lines = [text]
     if one["remote"]:
         lines.append(_lazily(one))
-    disk = one["stages"]["disk"]["total_s"]
-    wait = one["stages"]["wait"]["total_s"]
-    queue = one["stages"]["queue"]["total_s"]
-    decode = one["stages"]["decode"]["total_s"] * one["stages"]["decode"]["sampled"]
-    longest_s, longest = max((disk, "disk"), (queue, "queue"), (decode, "decode"), (wait, "wait"))
+    times = {name: took["total_s"] * took["sampled"] for name, took in one["stages"].items()}
+    longest_s, longest = max((took_s, name) for name, took_s in times.items())
     if spent and longest_s > spent / 2:
         lines.append(
             {
+                "lookup": "Most of the time is spent looking up which layer has what is read.",
+                "cache": "Most of the time is spent waiting for the disk that holds the cache.",
                 "disk": "Most of the time is spent waiting for the disk that holds the layers.",
                 "queue": "Most of the time passes before a thread is free to wait for the disk.",
                 "wait": "Most of the time is spent waiting for the registry.",
                 "decode": "Most of the time is spent decompressing: the CPU is the limit.",
             }[longest]
         )
-    lines.append("Stages run side by side, so shares may exceed 100 %; decode is a sample.")
+    lines.append("Stages run side by side, so shares may exceed 100 %; lookup, decode are samples.")
     return lines
 
 

@@ -37,6 +37,11 @@ def device_path(name: str) -> str:
     return "/v1/devices/" + urllib.parse.quote(name, safe="")
 
 
+def resize_path(name: str) -> str:
+    """Of what makes a device's disk grow."""
+    return device_path(name) + "/resize"
+
+
 def blob_path(digest: str) -> str:
     """Of a blob in the cache."""
     return "/v1/cache/" + urllib.parse.quote(digest, safe=":")

@@ -8,7 +8,7 @@
  *	add CFGSTRING		the device's number, or -errno as the kernel would see it
  *	remove NUMBER		0, once removed() has returned and the memory is unmapped; at once for a device that is
  *				still being added: as the real one, we do not know it yet and tell nobody
- *	reconfig NUMBER TYPE	what the handler answered
+ *	reconfig NUMBER TYPE VALUE	what the handler answered
  *	attach NUMBER		"0", and with it descriptors: the memory, and the kernel's end of the events
  *	reject CFGSTRING	why check_config refuses it, empty when it does not
  *
@@ -222,6 +222,7 @@ int tcmulib_master_fd_ready(struct tcmulib_context *ctx)
 	char request[512] = "", answer[512] = "?", *reason = NULL;
 	struct sockaddr_un from;
 	socklen_t length = sizeof(from);
+	unsigned long long value;
 	int number, type;
 
 	enter();
@@ -232,10 +233,14 @@ int tcmulib_master_fd_ready(struct tcmulib_context *ctx)
 	} else if (sscanf(request, "remove %d", &number) == 1) {
 		device_remove(ctx, number);
 		strcpy(answer, "0");
-	} else if (sscanf(request, "reconfig %d %d", &number, &type) == 2) {
-		struct tcmulib_cfg_info info = {type, 1 << 20};
+	} else if (sscanf(request, "reconfig %d %d %llu", &number, &type, &value) == 3) {
+		struct tcmulib_cfg_info info = {type, value};
+		int r;
 
-		snprintf(answer, sizeof(answer), "%d", ctx->handler.reconfig(ctx->devices[number], &info));
+		leave();
+		r = ctx->handler.reconfig(ctx->devices[number], &info);
+		enter();
+		snprintf(answer, sizeof(answer), "%d", r);
 	} else if (sscanf(request, "attach %d", &number) == 1) {
 		send_descriptors(ctx, ctx->devices[number], &from, length);
 		leave();

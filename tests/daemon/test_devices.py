@@ -140,13 +140,19 @@ def test_device_id_of_a_refused_device_is_free_again(service, snapshot):
     assert service.add(one.config_path, "7") == 0
 
 
-@pytest.mark.parametrize("kind", range(3))
-def test_reconfig_is_refused(service, snapshot, kind):
+@pytest.mark.parametrize("kind", [libtcmu.CfgInfo.DEV_CFGSTR, libtcmu.CfgInfo.WRITE_CACHE])
+def test_reconfig_of_anything_but_the_size_is_refused(service, snapshot, kind):
     one = snapshot()
     service.start()
     number = service.add(one.config_path)
-    assert service.ask(f"reconfig {number} {kind}") == "-95"
-    assert libtcmu.CfgInfo.WRITE_CACHE == 2
+    assert service.ask(f"reconfig {number} {kind} 0") == "-95"
+
+
+def test_reconfig_of_the_size_of_a_read_only_disk_is_refused(service, snapshot):
+    one = snapshot()
+    service.start()
+    number = service.add(one.config_path)
+    assert service.ask(f"reconfig {number} {libtcmu.CfgInfo.DEV_SIZE} {1 << 40}") == "-30"
 
 
 def test_live_devices_are_adopted_before_netlink_is_unblocked(service, snapshot):

@@ -116,7 +116,39 @@ def test_one_block_in_so_many_is_timed(tmp_path):
         decoded = image.stats().blocks_decoded
         timed = latency.of_stage(image, latency.Stage.DECODE).count
         assert decoded >= 300
-        assert timed == -(-decoded // latency.DECODE_SAMPLE)
+        assert timed == -(-decoded // latency.SAMPLED[latency.Stage.DECODE])
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_one_search_in_so_many_is_timed(tmp_path, writable):
+    layers.write_picture(tmp_path / "layer", "A" * 4)
+    upper = None
+    if writable:
+        native.create_upper(str(tmp_path / "data"), str(tmp_path / "index"))
+        upper = native.Upper(str(tmp_path / "data"), str(tmp_path / "index"))
+    with native.Image([native.Layer.open(str(tmp_path / "layer"))], upper=upper) as image:
+        for _ in range(320):
+            image.pread(512, 0)
+        searches = 2 * 320 if writable else 320  # of the writable layer, then of those below
+        took = latency.of_stage(image, latency.Stage.LOOKUP)
+        assert took.count == searches / latency.SAMPLED[latency.Stage.LOOKUP]
+        assert took.total_ns > 0
+
+
+def test_a_wait_for_the_disk_of_the_cache_is_told_from_others(tmp_path, rng):
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse here")
+    disk, stream = lazy.stream_of(rng, 256)
+    (tmp_path / "backing").write_bytes(stream)
+    (tmp_path / "slow").mkdir()
+    with lazy.Origin(tmp_path) as origin, origin.image(stream) as image:
+        assert image.pread(len(disk), 0) == disk
+        before = latency.of_stage(image, latency.Stage.CACHE).count
+        with slowfs.SlowFile(tmp_path / "backing", tmp_path / "slow", patience_s=60) as slow:
+            origin.files[1].switch(slow.path)  # FUSE cannot say whether a read would wait
+            assert image.pread(len(disk), 0) == disk
+            assert latency.of_stage(image, latency.Stage.CACHE).count > before
+        assert latency.of_stage(image, latency.Stage.DISK) == latency.NONE
 
 
 def test_what_waits_for_missing_bytes_is_counted_once(tmp_path, rng):

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is fetched and kept, in metrics: each moves when what it counts happens."""
 
+import json
+import os
+import subprocess
+
 import pytest
 
 from ..native import lazy
@@ -48,6 +52,32 @@ def test_a_miss_and_then_a_hit(daemon, server, disk, stream):
     assert hit["cache_misses_total"] == 1
     assert hit["cache_reads_total"] > missed["cache_reads_total"]
     assert hit["cache_hit_ratio"] > missed["cache_hit_ratio"]
+
+
+def forget(folder):
+    """The kernel has nothing of the files there in its page cache any more."""
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def test_what_waits_for_the_disk_of_the_cache(daemon, server, disk, stream):
+    kind = subprocess.run(["stat", "-fc", "%T", daemon.folder], stdout=subprocess.PIPE, text=True)
+    if kind.stdout.strip() == "tmpfs":
+        pytest.skip("no read of a tmpfs waits")
+    daemon.start(cacheConfig=daemon.cache())
+    kernel = daemon.add(daemon.lazy_image(server, stream))
+    read(kernel, 2048)
+    name = "overlaybd_stage_duration_seconds_count"
+
+    def waited():
+        forget(daemon.folder / "cache")
+        assert read(kernel, 2048).data == disk[0][2048 * 512 :][:4096]
+        return value(samples(daemon), name, stage="cache")
+
+    until(waited)
+    assert value(samples(daemon), name, stage="disk") == 0
 
 
 def test_what_is_fetched(daemon, server, stream):
@@ -141,6 +171,30 @@ def test_a_download_that_waits(daemon, server, stream):
     found = samples(daemon)
     assert value(found, "overlaybd_device_download", state="waiting") == 1
     assert value(found, "overlaybd_device_download_done_bytes") == 0
+
+
+def test_a_download_that_fails(daemon, server, stream):
+    """Its bytes are not those that the digest is of."""
+    settings = {"enable": True, "delay": 0, "delayExtra": 0, "tryCnt": 1}
+    daemon.start(cacheConfig=daemon.cache(), download=settings)
+    config = daemon.lazy_image(server, stream)
+    (lower,) = json.loads(config.read_text())["lowers"]
+    server.replace(lower["digest"], stream[:5000] + bytes([stream[5000] ^ 1]) + stream[5001:])
+    daemon.add(config)
+    until(lambda: value(samples(daemon), "overlaybd_device_download", state="failed"))
+
+
+@pytest.mark.parametrize("status, kind", [(404, "not_found"), (500, "server")])
+def test_answers_that_are_failures(daemon, server, stream, status, kind):
+    daemon.start(cacheConfig=daemon.cache())
+    kernel = daemon.add(daemon.lazy_image(server, stream))
+    server.fault(times=None, status=status)
+    number = kernel.queue(scsi.read_10(2048, 8), 4096)
+    kernel.kick()
+    name = "overlaybd_registry_errors_total"
+    until(lambda: value(samples(daemon), name, kind=kind))
+    server.heal()
+    kernel.answers(1)[number]
 
 
 def test_a_disk_that_takes_nothing(daemon, server, stream):

@@ -83,6 +83,7 @@ def test_explain_goes_stage_by_stage(daemon, run, machine):
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
     assert rows["read"][0] == "5" and rows["read"][-2:] == ["100", "%"]
     assert int(rows["decode"][0]) % 64 == 0
+    assert int(rows["lookup"][0]) % 64 == 0
     assert any("reads of layer files" in line for line in lines)
     assert machine("explain", "uio0")[1]["latency"]["read"]["count"] == 5
 

@@ -10,7 +10,7 @@ from prometheus_client import parser
 from ..daemon.conftest import TIMEOUT_S
 from ..native import tcmu_device as scsi
 from ..support import layers, slowfs
-from .conftest import IMPATIENT, flush, read, write
+from .conftest import IMPATIENT, flush, read, until, write
 
 
 def samples(daemon):
@@ -59,6 +59,25 @@ def test_a_device_that_does_nothing(daemon):
     assert "overlaybd_device_hit_ratio" not in found
     assert value(found, "overlaybd_build_info") == 1
     assert found["process_open_fds"]
+
+
+def states(daemon):
+    found = samples(daemon)["overlaybd_devices"]
+    return {dict(labels)["state"]: number for labels, number in found.items() if number}
+
+
+def test_devices_by_state(daemon):
+    """Taken over but not opened; served; and its ring makes no sense any more."""
+    config = daemon.image()
+    (config.parent / "layer").rename(config.parent / "away")
+    daemon.service.add_live(config)
+    daemon.start()
+    assert states(daemon) == {"failed": 1}
+    kernel = daemon.add(daemon.image("2"))
+    assert states(daemon) == {"failed": 1, "serving": 1}
+    kernel.put_raw(b"\xff" * 512, 512)
+    kernel.kick()
+    until(lambda: states(daemon) == {"failed": 1, "closed": 1})
 
 
 def test_a_read_moves_what_counts_reads(daemon):
@@ -159,7 +178,8 @@ def test_histograms_hold_every_command_of_the_node(daemon):
         number for labels, number in found[name + "_bucket"].items() if ("kind", "read") in labels
     ]
     assert buckets == sorted(buckets)
-    assert value(found, "overlaybd_stage_duration_seconds_count", stage="decode") >= 2
+    for stage in ("lookup", "decode"):
+        assert value(found, "overlaybd_stage_duration_seconds_count", stage=stage) >= 2
 
 
 def test_counters_of_the_node_outlive_their_device(daemon):

@@ -97,7 +97,8 @@ def test_a_reader_sees_what_is_here_of_an_image(daemon, server, rng):
 @pytest.mark.timeout(120)
 def test_an_image_that_is_all_local(daemon):
     daemon.start(api={"address": "http://127.0.0.1:0"})
-    daemon.add(daemon.image())
+    read(daemon.add(daemon.image()))
     page = seen(daemon, "#uio0")
+    assert {"read", "  lookup", "  decode"} <= set(page.cells), "where the time of its reads went"
     assert page.by_id["map-note"] == "All of it: its layers are local files."
     assert "local" in page.cells and not page.parts

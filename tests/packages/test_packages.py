@@ -93,11 +93,15 @@ def test_every_program_has_a_page_and_a_completion(tree):
     assert {path.name for path in folder.iterdir()} == set(PROGRAMS)
 
 
-def test_completion_offers_options(tree):
+@pytest.mark.parametrize(
+    "program, begun, offered",
+    [("overlaybd-tcmu", "--sh", ["--show-config"]), ("overlaybd-ctl", "res", ["resize"])],
+)
+def test_completion_offers_options_and_commands(tree, program, begun, offered):
     need("bash")
-    path = tree / "usr/share/bash-completion/completions/overlaybd-tcmu"
-    code = f'source {path}; compgen -W "$(complete -p overlaybd-tcmu | cut -d\\\' -f2)" -- --sh'
-    assert run("bash", "-c", code).split() == ["--show-config"]
+    path = tree / f"usr/share/bash-completion/completions/{program}"
+    code = f'source {path}; compgen -W "$(complete -p {program} | cut -d\\\' -f2)" -- {begun}'
+    assert run("bash", "-c", code).split() == offered
 
 
 def test_man_pages_have_no_errors(tree, tmp_path):

@@ -11,6 +11,8 @@ from .disks import assert_clean, attached, small_folder
 FOLDER = "/root/writable"
 PLACE = "/mnt/writable"
 SMALL = "/mnt/small"
+GiB = 1 << 30
+DEV_SIZE = "/sys/kernel/config/target/core/user_999999999/dev_1/attrib/dev_size"
 LSMT_MAGIC = "4c534d5400010200657e63d29444084ca2d2c8ec4fcfae8a"
 STACK = images.STACKS["lz4-4k"]
 
@@ -89,6 +91,66 @@ def test_verified_writes_survive_kills(serving, sparse):
     serving.call("mounts.mount", disk, PLACE, read_only=False)
     outcome = serving.call("writable.verify", f"{PLACE}/data", "24m", 7, only=True)
     assert outcome["status"] == 0, outcome["output"]
+
+
+def looked_at(guest, disk):
+    """The kernel asks for the disk's size; bytes."""
+    rescan = f"echo 1 > /sys/block/{disk}/device/rescan"
+    assert guest.call("kernel.command", "sh", "-c", rescan)["status"] == 0
+    return int(guest.call("kernel.queue", disk)["size"]) * 512
+
+
+def writes(guest, disk):
+    """How many the disk has finished."""
+    shown = guest.call("kernel.command", "cat", f"/sys/block/{disk}/stat")["output"]
+    return int(shown.split()[4])
+
+
+def test_disk_grows_under_a_mounted_file_system(guest):
+    """
+    While fio writes to it: by request and by configfs, and the second time the daemon is killed
+    before the kernel looks.
+    """
+    api = "unix:///run/overlaybd-test.sock"
+    guest.call("service.start", {"serviceConfig": {"enable": True, "address": api}})
+    guest.call("files.remove", FOLDER)
+    guest.expected = ["Capacity data has changed"]
+    config = guest.call("writable.create", FOLDER, 1)
+    disk = guest.call("disk.attach", 1, config, device_id="grows")["disk"]
+    guest.call("writable.mkfs", disk)
+    guest.call("mounts.mount", disk, PLACE, read_only=False)
+    before = writes(guest, disk)
+    writing = guest.start("writable.verify", f"{PLACE}/data", "2m", 7)
+    while writes(guest, disk) < before + 5 and not writing.done:
+        time.sleep(0.02)
+    for size, command in (
+        (3 * GiB, f"/opt/overlaybd/bin/overlaybd-ctl --address {api} resize grows 3G"),
+        (4 * GiB, f"echo {4 * GiB} > {DEV_SIZE}"),
+    ):
+        done = guest.call("kernel.command", "sh", "-c", command)
+        assert done["status"] == 0, done["output"]
+        if size == 4 * GiB:
+            guest.call("service.kill")
+            guest.call("service.start")
+        assert looked_at(guest, disk) == size
+    done = guest.call("kernel.command", "resize2fs", f"/dev/{disk}")
+    assert done["status"] == 0, done["output"]
+    outcome = writing.result()
+    assert outcome["status"] == 0, outcome["output"]
+    filling = ["fallocate", "-l", str(2 * GiB), f"{PLACE}/filling"]
+    assert guest.call("kernel.command", *filling)["status"] == 0
+    guest.call("writable.write_random", f"{PLACE}/behind", 1 << 20)
+    assert guest.call("writable.end_of", f"{PLACE}/behind") > GiB
+    assert guest.call("kernel.command", "rm", f"{PLACE}/filling")["status"] == 0
+    expected = guest.call("mounts.digests", PLACE)
+    guest.call("mounts.unmount", PLACE)
+    assert_clean(guest, disk)
+    guest.call("disk.detach", 1)
+    disk = attached(guest, config)
+    assert int(guest.call("kernel.queue", disk)["size"]) * 512 == 4 * GiB
+    assert_clean(guest, disk)
+    guest.call("mounts.mount", disk, PLACE)
+    assert guest.call("mounts.digests", PLACE) == expected
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -167,3 +168,9 @@ def letters(disk, count, piece=256 << 10):
             whole = data.count(data[:1]) == len(data)
             found += ("-" if data[:1] == b"\0" else data[:1].decode()) if whole else "?"
     return found
+
+
+def end_of(*files):
+    """Behind which byte of their disk nothing of these files lies."""
+    said = programs.output("filefrag", "-b1", "-v", *files)
+    return 1 + max(int(end) for end in re.findall(r"^ *\d+: .*: *\d+\.\. *(\d+): ", said, re.M))
