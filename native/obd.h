@@ -130,6 +130,24 @@ OBD_PUBLIC void obd_blob_cancel(struct obd_blob *blob);
  */
 OBD_PUBLIC int obd_cachefile_fill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset,
 				  uint32_t *sums);
+/** How far a range has come that is received: bytes of it, from its beginning on. */
+struct obd_receive {
+	uint64_t received;
+	uint64_t filled; /**< the readers have them: whole granules, or all. The buffer begins with what follows */
+	int32_t refused; /**< errno with which the file did not take what is in the buffer, or 0 */
+	uint32_t reserved;
+};
+/**
+ * Receives more of a range of count bytes at offset from a stream socket into buf, of size bytes, whole granules, and
+ * whenever that is full, and at the range's end, fills the file; not if fill is false. Until all is there, the buffer
+ * has no room, the file refuses, or about a second has passed. Moves *state on; what was filled before is not filled
+ * again. sums, of the range, gets a checksum of each granule that is filled.
+ *
+ * Bytes that were received; 0 at the stream's end. -EAGAIN: none came within timeout_ms. -errno: of the socket.
+ */
+OBD_PUBLIC int64_t obd_cachefile_receive(struct obd_cachefile *file, int fd, void *buf, size_t size, uint64_t count,
+					 uint64_t offset, int fill, int timeout_ms, struct obd_receive *state,
+					 uint32_t *sums);
 /** As fill, into memory beside the file. */
 OBD_PUBLIC int obd_cachefile_spill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset);
 /** Makes those granules present whose bytes in the file have the checksum given (0: none). Their number. */

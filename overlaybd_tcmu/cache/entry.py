@@ -13,7 +13,7 @@ other.
 
 import logging
 import threading
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from .. import trace
 from ..ffi import cachefile
@@ -32,8 +32,9 @@ class Entry:
     """
     Made and closed by the store. `_lock` guards `_looked_at` and the order of record and data: it
     is held across the writes of one fill or eviction, so that a record never names granules that
-    were evicted after it was cleared. `_lending` is held while a lender lends: it is not closed
-    meanwhile. No other locks are taken under them but those of the core.
+    were evicted after it was cleared. It is not held across a receive(), which looks afterwards
+    what is still here. `_lending` is held while a lender lends: it is not closed meanwhile. No
+    other locks are taken under them but those of the core.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class Entry:
         looked at once: later its bytes may be known to be wrong although they match their record.
         """
         recovered = 0
+        if all(self._looked_at[offset // self._unit : -(-(offset + count) // self._unit)]):
+            return 0  # without the lock: a unit is one thread's at a time
         with self._lock:
             if self._record is None or self.whole:
                 return 0
@@ -130,16 +133,21 @@ class Entry:
         a unit at least: less than that is not worth a request of its own.
         """
         found: List[Tuple[int, int]] = []
+        for start, end in self._missing(offset, count):
+            if found and start - sum(found[-1]) < self._unit:
+                start = found.pop()[0]
+            found.append((start, end - start))
+        return found
+
+    def _missing(self, offset: int, count: int) -> Iterator[Tuple[int, int]]:
+        """(start, end) of each range in this one that is not here."""
         at, end = offset, offset + count
         while at < end:
             gap = self.file.next_gap(at)
             if gap is None or gap[0] >= end:
-                break
+                return
             start, at = max(gap[0], offset), min(gap[1], end)
-            if found and start - sum(found[-1]) < self._unit:
-                start = found.pop()[0]
-            found.append((start, at - start))
-        return found
+            yield start, at
 
     def lend_from(self, lender: Optional[Lender]) -> None:
         """From now on this one is asked before the registry; None: nobody is."""
@@ -156,13 +164,37 @@ class Entry:
         with self._lock:
             sums = self.file.fill(view, offset)
             trace.point("cache.written")
-            if self._record is None or self.whole:
-                return
-            try:
-                self._record.write(offset, sums)
-            except OSError as error:  # it will not be known after a restart, and that is all
-                log.warning("record not written digest=%s error=%s", self.digest, error.strerror)
-            trace.point("cache.recorded")
+            self._write_record(offset, sums)
+
+    def receive(self, coming: cachefile.Receiving, fd: int, fill: bool, timeout_s: float) -> int:
+        """As Receiving.receive(), and what it filled is recorded."""
+        before = coming.filled
+        try:
+            return coming.receive(fd, fill, timeout_s)
+        finally:
+            if coming.filled > before:
+                trace.point("cache.written")
+                self._record_received(coming, before)
+
+    def _record_received(self, coming: cachefile.Receiving, before: int) -> None:
+        sums = coming.sums(before)
+        start, count = coming.offset + before, coming.filled - before
+        with self._lock:
+            # What was evicted again while the rest was coming is not to be named.
+            for first, end in self._missing(start, count):
+                for granule in range((first - start) // GRANULE, -(-(end - start) // GRANULE)):
+                    sums[granule] = 0
+            self._write_record(start, sums)
+
+    def _write_record(self, offset: int, sums: Sequence[int]) -> None:
+        """Says what was filled; `_lock` is held."""
+        if self._record is None or self.whole:
+            return
+        try:
+            self._record.write(offset, sums)
+        except OSError as error:  # it will not be known after a restart, and that is all
+            log.warning("record not written digest=%s error=%s", self.digest, error.strerror)
+        trace.point("cache.recorded")
 
     def evict(self, offset: int, count: int) -> None:
         """Gives the room of a range back."""

@@ -25,16 +25,16 @@ from typing import Callable, Dict, List, Optional
 
 from .. import errors
 from .. import log as rates
-from .. import trace, units
+from .. import units
 from ..ffi import cachefile
-from . import counters, entry, readahead, schedule, store
+from . import counters, entry, readahead, schedule, sink, store
 
 log = logging.getLogger("cache.refill")
 
 THREADS = 32
 SPARE = 2  # kept: one leads, one is there when that one has something to do
 IDLE_S = 10.0  # the others end without work
-JOB = 2 * units.MiB  # fetched with one request, at most
+JOB = 4 * units.MiB  # fetched with one request, at most
 LONGEST_AHEAD = 16 * units.MiB
 PATIENCE_S = 5.0  # of who opens a layer, with a registry that fails
 TICK_MS = 5000
@@ -207,7 +207,7 @@ class Refill:
             self._start_thread()
 
     def _fetch_jobs(self) -> None:
-        buffer = memoryview(bytearray(max(JOB, self._unit)))
+        buffer = memoryview(bytearray(max(PARTS.values())))
         while True:
             try:
                 job = self._next_job()
@@ -270,28 +270,29 @@ class Refill:
         count = min(job.stop * self._unit, one.size) - offset
         one.recover(offset, count)
         for start, missing in one.gaps(offset, count):
-            self._fetch_gap(one, buffer[:missing], start, job.priority)
+            self._fetch_gap(
+                one, buffer[: PARTS[job.priority]], start, start + missing, job.priority
+            )
 
     def _fetch_gap(
-        self, one: entry.Entry, view: memoryview, start: int, priority: schedule.Priority
+        self,
+        one: entry.Entry,
+        buffer: memoryview,
+        start: int,
+        end: int,
+        priority: schedule.Priority,
     ) -> None:
-        """Whole parts are given to the readers as soon as they have come."""
-        part, filled = PARTS[priority], 0
-
-        def fill(done: int) -> None:
-            nonlocal filled
-            usable = done if done == len(view) else done - done % part
-            if usable > filled:
-                trace.point("refill.fetched")
-                self._store.fill(one, view[filled:usable], start + filled)
-                filled = usable
-                trace.point("refill.filled")
-
-        if one.borrow(view, start):
-            fill(len(view))
+        while start < end:
+            part = buffer[: end - start]
+            if not one.borrow(part, start):
+                break
+            self._store.fill(one, part, start)
+            start += len(part)
+        else:
             return
-        with self.counters.fetching(priority.name.lower(), one, len(view)):
-            one.sources.read_into(view, start, one.size, fill)
+        into = sink.Sink(self._store, one, buffer, start, end - start)
+        with self.counters.fetching(priority.name.lower(), one, end - start):
+            one.sources.read(start, end - start, one.size, into)
 
     def _done(self, job: schedule.Job) -> None:
         with self._lock:
@@ -302,7 +303,8 @@ class Refill:
 
     def _ended(self) -> None:
         """A place has become free; _lock is held."""
-        self._work.notify()
+        if self._schedule.waits():
+            self._work.notify()  # this thread has something to do before it looks
         if not self._schedule.reads():
             self._quiet.notify_all()
 

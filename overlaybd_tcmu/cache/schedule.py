@@ -90,6 +90,10 @@ class Schedule:
         running = sum(host.running - host.ahead for host in self._hosts.values())
         return self._waiting[Priority.READ] + running
 
+    def waits(self) -> bool:
+        """Whether there are jobs that are neither under way nor paused."""
+        return any(self._waiting.values())
+
     def add(self, job: Job) -> bool:
         """False: too much read-ahead waits already."""
         if job.priority is Priority.AHEAD and self._waiting[Priority.AHEAD] >= AHEAD_MAX:

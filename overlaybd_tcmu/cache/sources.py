@@ -10,10 +10,10 @@ answer.
 
 import threading
 import urllib.parse
-from typing import Callable, Dict, List, Optional, Set
+from typing import Dict, List, Optional, Set
 
 from .. import errors
-from ..registry import blob
+from ..registry import blob, body
 
 _Kind = errors.RegistryFailure
 
@@ -99,12 +99,10 @@ class Sources:
             source.remote.close()
         return empty
 
-    def read_into(
-        self, view: memoryview, offset: int, size: int, progress: Callable[[int], None]
-    ) -> None:
+    def read(self, offset: int, count: int, size: int, into: body.Sink) -> None:
         """
-        Fills the view from whoever gives it; RegistryError when nobody does. progress is told how
-        many bytes are there; it may be told less again when another is asked.
+        A range of a blob of that size from whoever gives it; RegistryError when nobody does. It
+        may begin anew when another is asked.
         """
         failure = errors.RegistryError(_Kind.CLOSED, "nobody has the blob open any more")
         tried: Set[Source] = set()
@@ -114,7 +112,7 @@ class Sources:
                 break
             tried.add(source)
             try:
-                self._read(source, view, offset, size, progress)
+                self._read(source, offset, count, size, into)
                 self.last_error, self.failures = None, 0
                 return
             except errors.RegistryError as error:
@@ -135,16 +133,16 @@ class Sources:
     @staticmethod
     def _read(
         source: Source,
-        view: memoryview,
         offset: int,
+        count: int,
         size: int,
-        progress: Callable[[int], None],
+        into: body.Sink,
     ) -> None:
         told = source.open()
         if told != size:
             cause = f"{source.repository}: the blob has {told} bytes, {size} were expected"
             raise errors.RegistryError(_Kind.PROTOCOL, cause)
-        source.remote.pread_into(view, offset, progress)
+        source.remote.read(offset, count, into)
 
     def _move_back(self, source: Source) -> None:
         """Others are asked before it from now on."""

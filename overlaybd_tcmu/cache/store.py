@@ -138,6 +138,21 @@ class Store:
                 self._not_taken(error)
         self._spill.put(one, view, offset)
 
+    def receive(
+        self, one: entry.Entry, coming: cachefile.Receiving, fd: int, timeout_s: float
+    ) -> int:
+        """
+        As Receiving.receive(). What the disk does not take, or is not asked to because it is full,
+        stays in the buffer: for fill().
+        """
+        before = coming.filled
+        asked = one.on_disk and self._clock() >= self._full_until
+        try:
+            return one.receive(coming, fd, asked, timeout_s)
+        finally:
+            if self.room is not None and not one.whole and coming.filled > before:
+                self.room.added(one.digest, coming.offset + before, coming.filled - before)
+
     def trim(self) -> None:
         """Evicts what is too much; cheap when nothing is."""
         if self.room is not None:

@@ -9,7 +9,9 @@ import array
 import ctypes
 import dataclasses
 import enum
+import errno
 import os
+import socket
 import threading
 from ctypes import c_char, c_uint32, c_uint64, c_void_p
 from typing import Any, List, Optional, Sequence, Tuple
@@ -182,6 +184,84 @@ class CacheFile(native.Handle):
 
     def _destroy(self, address: int) -> None:
         core.library().cachefile_close(address)
+
+
+class Receiving:
+    """
+    A range of a cache file on its way from a registry. One thread's, who keeps the file open.
+
+    received   bytes of it that have come, from its beginning on; the user moves it, too
+    filled     of these, what the readers have; the others are at the buffer's beginning
+    refused    errno with which the file did not take the others, or 0
+    """
+
+    def __init__(self, file: CacheFile, buffer: memoryview, offset: int, count: int) -> None:
+        """buffer: whole granules."""
+        self.offset = offset
+        self.count = count
+        self._file = file
+        self._buffer = buffer
+        self._state = core.Receive()
+        self._sums = (c_uint32 * -(-count // GRANULE))()
+
+    @property
+    def received(self) -> int:
+        return int(self._state.received)
+
+    @received.setter
+    def received(self, count: int) -> None:
+        self._state.received = count
+
+    @property
+    def filled(self) -> int:
+        return int(self._state.filled)
+
+    @filled.setter
+    def filled(self, count: int) -> None:
+        self._state.filled = count
+
+    @property
+    def refused(self) -> int:
+        return int(self._state.refused)
+
+    def room(self) -> memoryview:
+        """Where what follows goes; empty when what is in the buffer has to be filled first."""
+        if self.received < self.filled:  # of what an earlier host gave, nothing is needed
+            return self._buffer[: self.filled - self.received]
+        held = self.received - self.filled
+        return self._buffer[held : self.count - self.filled]
+
+    def held(self) -> memoryview:
+        """What has come and was not filled."""
+        return self._buffer[: max(self.received - self.filled, 0)]
+
+    def sums(self, start: int) -> List[int]:
+        """The checksums of what receive() filled from start, a multiple of GRANULE, on."""
+        return self._sums[start // GRANULE : -(-self.filled // GRANULE)]
+
+    def receive(self, fd: int, fill: bool, timeout_s: float) -> int:
+        """
+        Takes more of the range from a socket; fills the file whenever the buffer is full. Bytes; 0
+        at the stream's end. socket.timeout when none came in time, OSError.
+        """
+        address, size = _address_of(self._buffer)
+        result: int = core.library().cachefile_receive(
+            self._file.address,
+            fd,
+            address,
+            size,
+            self.count,
+            self.offset,
+            fill,
+            int(timeout_s * 1000) + 1,
+            ctypes.byref(self._state),
+            self._sums,
+        )
+        if result == -errno.EAGAIN:
+            raise socket.timeout("timed out")
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
 
 
 class CachedBlob(native.Blob):

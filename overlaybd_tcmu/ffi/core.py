@@ -66,6 +66,15 @@ class Miss(ctypes.Structure):
     ]
 
 
+class Receive(ctypes.Structure):
+    _fields_ = [
+        ("received", c_uint64),
+        ("filled", c_uint64),
+        ("refused", c_int32),
+        ("reserved", c_uint32),
+    ]
+
+
 class LayerInfo(ctypes.Structure):
     _fields_ = [
         ("virtual_size", c_uint64),
@@ -225,6 +234,7 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_latency": Latency,
     "obd_event": Event,
     "obd_miss": Miss,
+    "obd_receive": Receive,
     "obd_layer_info": LayerInfo,
     "obd_upper_options": UpperOptions,
     "obd_upper_info": UpperInfo,
@@ -311,6 +321,22 @@ class Library:
         self.blob_cancel = fn("blob_cancel", None, [_HANDLE])
         self.cachefile_fill = fn(
             "cachefile_fill", c_int, [_HANDLE, c_void_p, c_size_t, c_uint64, words], _check
+        )
+        self.cachefile_receive = fn(
+            "cachefile_receive",
+            c_int64,
+            [
+                _HANDLE,
+                c_int,
+                c_void_p,
+                c_size_t,
+                c_uint64,
+                c_uint64,
+                c_int,
+                c_int,
+                POINTER(Receive),
+                words,
+            ],
         )
         self.cachefile_spill = fn(
             "cachefile_spill", c_int, [_HANDLE, c_void_p, c_size_t, c_uint64], _check

@@ -113,16 +113,20 @@ class RemoteBlob:
         assert self._opened and self._size is not None, "open() comes first"
         return self._size
 
-    def pread_into(self, buffer: memoryview, offset: int, progress: body.Progress = None) -> None:
+    def pread_into(self, buffer: memoryview, offset: int) -> None:
+        """Fills the whole buffer from one range, or raises; then its content is undefined."""
+        self.read(offset, len(buffer), body.Buffer(buffer))
+
+    def read(self, offset: int, count: int, into: body.Sink) -> None:
         """
-        Fills the whole buffer from one range, or raises; then its content is undefined. progress is
-        told how many of its bytes are there, and begins anew when another host has to be asked.
+        One range, used as it comes; or raises. `into` is begun with anew when another host has to
+        be asked.
         """
-        self._check(offset, len(buffer))
-        if len(buffer) == 0:
+        self._check(offset, count)
+        if count == 0:
             return
-        current = self._operation(READ_S + len(buffer) / SLOWEST)
-        self._first(lambda one: one.read_into(current, buffer, offset, self._size, progress))
+        current = self._operation(READ_S + count / SLOWEST)
+        self._first(lambda one: one.read(current, offset, count, self._size, into))
 
     @contextlib.contextmanager
     def stream(self, offset: int, count: int) -> Iterator[Iterator[bytes]]:

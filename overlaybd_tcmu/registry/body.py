@@ -2,17 +2,50 @@
 """The bytes of one range, out of an answer that was found good: all of them, or an error."""
 
 from types import TracebackType
-from typing import Callable, Iterator, Optional, Type
+from typing import Iterator, Optional, Protocol, Type
 
 from .. import errors, units
 from . import client, url
 
 CHUNK = 256 * units.KiB
 
-# Told of how many bytes of a range have come, so that they can be used before the rest has.
-Progress = Optional[Callable[[int], None]]
-
 _Kind = errors.RegistryFailure
+
+
+class Sink(Protocol):
+    """Who uses the bytes of a range before the last of them has come."""
+
+    direct: bool  # it can receive()
+
+    def room(self, done: int) -> memoryview:
+        """Where those after the first `done` go: one at least, and none behind the range."""
+
+    def came(self, done: int) -> None:
+        """So many are there."""
+
+    def receive(self, fd: int, done: int, timeout_s: float) -> int:
+        """
+        Takes more after the first `done` from a socket: how many, 0 at its end. socket.timeout when
+        none came in time, OSError.
+        """
+
+
+class Buffer:
+    """A sink for who wants them all at once."""
+
+    direct = False
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def room(self, done: int) -> memoryview:
+        return self._view[done:]
+
+    def came(self, done: int) -> None:
+        pass
+
+    def receive(self, fd: int, done: int, timeout_s: float) -> int:
+        raise NotImplementedError
 
 
 class Body:
@@ -34,18 +67,20 @@ class Body:
     ) -> None:
         self.response.close(keep=error is None)
 
-    def read_into(self, buffer: memoryview, progress: Progress = None) -> None:
-        """Fills a buffer of count bytes; what is in it after an error is undefined."""
-        assert len(buffer) == self._count
+    def read(self, into: Sink) -> None:
+        """All of the range; what is there after an error is undefined."""
         self._skip_first()
+        direct = into.direct and self.response.is_direct(self._count)
         done = 0
         while done < self._count:
-            received = self.response.read_into(buffer[done:])
+            if direct and done:
+                received = self.response.receive(into.receive, done)
+            else:
+                received = self.response.read_into(into.room(done), first=direct)
             if not received:
                 raise self._short(done)
             done += received
-            if progress is not None:
-                progress(done)
+            into.came(done)
         self._check_end()
 
     def chunks(self) -> Iterator[bytes]:

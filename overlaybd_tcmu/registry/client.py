@@ -13,12 +13,13 @@ that met a kept connection which the server was just closing.
 """
 
 import http.client
+import io
 import logging
 import socket
 import ssl
 import time
 from types import TracebackType
-from typing import Any, Dict, Mapping, NoReturn, Optional, Type
+from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Type
 
 import urllib3
 
@@ -98,9 +99,11 @@ class Response:
         self._count(len(data), time.monotonic() - started)
         return data
 
-    def read_into(self, view: memoryview) -> int:
-        """As read(), into a buffer; the count."""
+    def read_into(self, view: memoryview, first: bool = False) -> int:
+        """As read(), into a buffer; the count. first: of what receive() is to go on with."""
         fp = self._raw._fp
+        if first:  # all that the buffer can hold: so it is empty afterwards
+            view = view[: io.DEFAULT_BUFFER_SIZE]
         if fp.chunked or not fp.length:
             data = self.read(len(view))
             view[: len(data)] = data
@@ -110,6 +113,23 @@ class Response:
             # What HTTPResponse.readinto() does, but with one recv(): it would wait for the whole
             # view however slowly it came.
             count: int = fp.fp.readinto1(view[: fp.length])
+            fp.length -= count
+        except Exception as error:
+            self._fail(error)
+        self._count(count, time.monotonic() - started)
+        return count
+
+    def is_direct(self, count: int) -> bool:
+        """Whether the last count bytes can be taken from the socket itself, by receive()."""
+        fp = self._raw._fp
+        return self.address.startswith("http:") and not fp.chunked and fp.length == count
+
+    def receive(self, take: Callable[[int, int, float], int], done: int) -> int:
+        """As read_into(), by a function of the socket, `done`, and seconds to wait at most."""
+        fp = self._raw._fp
+        started = time.monotonic()
+        try:
+            count = take(fp.fileno(), done, min(READ_S, self._current.remaining_s()))
             fp.length -= count
         except Exception as error:
             self._fail(error)

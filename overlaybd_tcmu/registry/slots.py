@@ -32,12 +32,11 @@ class Slots:
 
     def take(self, origin: str, current: operation.Operation) -> None:
         """Waits for a place; RegistryError when the operation ends before there is one."""
-        waiter = _Waiter(origin)
         with self._lock:
+            if self._has_place(origin):  # then nobody in the queue may have it
+                return self._enter(origin)
+            waiter = _Waiter(origin)
             self._queue.append(waiter)
-            self._admit()
-        if waiter.admitted.is_set():
-            return
         try:
             current.wait(waiter.admitted)
         except BaseException:
@@ -52,6 +51,13 @@ class Slots:
         with self._lock:
             self._leave(origin)
 
+    def _has_place(self, origin: str) -> bool:
+        return self._sum < self._total and self._used.get(origin, 0) < self._each
+
+    def _enter(self, origin: str) -> None:
+        self._used[origin] = self._used.get(origin, 0) + 1
+        self._sum += 1
+
     def _leave(self, origin: str) -> None:
         self._sum -= 1
         self._used[origin] -= 1
@@ -64,9 +70,8 @@ class Slots:
         at = 0
         while at < len(self._queue) and self._sum < self._total:
             origin = self._queue[at].origin
-            if self._used.get(origin, 0) < self._each:
-                self._used[origin] = self._used.get(origin, 0) + 1
-                self._sum += 1
+            if self._has_place(origin):
+                self._enter(origin)
                 self._queue.pop(at).admitted.set()
             else:
                 at += 1

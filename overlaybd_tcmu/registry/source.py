@@ -113,24 +113,24 @@ class Source:
                     self._shared.authenticator.reject(self.host, header)
         raise self._too_many_redirects()
 
-    def read_into(
+    def read(
         self,
         current: operation.Operation,
-        buffer: memoryview,
         offset: int,
+        count: int,
         size: Optional[int],
-        progress: body.Progress = None,
+        into: body.Sink,
     ) -> None:
-        """Fills the buffer from one range. Directly, should the proxy break off."""
-        answer = self.fetch(current, offset, len(buffer), size)
+        """One range. Past the proxy, should that break off."""
+        answer = self.fetch(current, offset, count, size)
         try:
             with answer:
-                return answer.read_into(buffer, progress)
+                return answer.read(into)
         except errors.RegistryError as error:
             if error.kind is _Kind.CLOSED or not self._by_proxy(answer.response):
                 raise
-        with self.fetch(current, offset, len(buffer), size) as answer:
-            answer.read_into(buffer, progress)
+        with self.fetch(current, offset, count, size) as answer:
+            answer.read(into)
 
     # -- one request for bytes
 

@@ -24,7 +24,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from overlaybd_tcmu.units import KiB, MiB
 
-from . import applying, lazy, opening, probe, table
+from . import applying, lazy, mounting, opening, probe, table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULT = probe.BUILD / "result.json"
@@ -111,6 +111,8 @@ def measure(pace: probe.Pace, only: str = "", with_vm: bool = False) -> Row:
             result["lazy"].append(dataclasses.asdict(one))
             print(lazy.show(result["lazy"][-1]), flush=True)
         result["lazy"].append(dataclasses.asdict(opening.warm(disk, pace)))
+        print(lazy.show(result["lazy"][-1]), flush=True)
+        result["lazy"].append(mounting.row(pace))
         print(lazy.show(result["lazy"][-1]), flush=True)
     if with_vm:
         _measure_vm(result)

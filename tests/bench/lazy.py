@@ -5,7 +5,8 @@ process of its own on loopback, beside a bare C client that fetches the same ran
 
     first     one 4 KiB read of a unit that is not here: ms, beside one request of the client
     stream    the whole layer from its beginning, cold: MB/s, beside the client over as many
-              connections as ours had
+              connections as ours had, which drops the bytes
+    kept      the same, beside the client that keeps them in a sparse file, as a cache has to
     hit       what is cached, in thousand reads a second, beside a local file with the same layer
     random    64 readers all over the image: units fetched, beside units there are
 
@@ -52,14 +53,14 @@ class Lazy:
 
 def rows(disk: probe.Disk, pace: probe.Pace) -> Iterator[Lazy]:
     """Measures one after another."""
-    wire = _load()
+    wire = load()
     data = layer(disk, min(LAYER, pace.disk_size))
     with fault_registry.in_process() as registry:
         digest = registry.put(data)
         for delay_ms in DELAYS_MS:
             registry.delay(delay_ms / 1000)
             yield _first(wire, registry, digest, data, delay_ms, pace)
-            yield _stream(wire, registry, digest, data, delay_ms, pace)
+            yield from _stream(wire, registry, digest, data, delay_ms, pace)
         registry.delay(0)
         yield from _hits(wire, registry, digest, data, pace)
         yield _random(registry, digest, data)
@@ -68,15 +69,18 @@ def rows(disk: probe.Disk, pace: probe.Pace) -> Iterator[Lazy]:
 class Service:
     """A cache of its own, as the daemon has it; empty at first."""
 
-    def __init__(self, registry: Any, digest: str, size: int) -> None:
+    def __init__(self, registry: Any, lowers: List[Tuple[str, int]]) -> None:
+        """lowers: digests and sizes."""
         self._folder = tempfile.TemporaryDirectory(dir=probe.BUILD)
         settings = {"cacheConfig": {"cacheType": "file", "cacheDir": self._folder.name}}
         one = config.parse("bench", {**settings, "credentialConfig": {"mode": "file"}})[0]
         self._registry = blob.Registry(one)
         self.cache = service.Cache(one, self._registry)
         self.cache.start()
-        lowers = [{"digest": digest, "size": size}]
-        document = {"repoBlobUrl": registry.repo_url(), "lowers": lowers}
+        document = {
+            "repoBlobUrl": registry.repo_url(),
+            "lowers": [{"digest": digest, "size": size} for digest, size in lowers],
+        }
         lazily = remote.Remote(one, self.cache)
         self.image = opener.open_image(image_config.parse("bench", document), remote=lazily)
 
@@ -90,7 +94,8 @@ class Service:
         self._folder.cleanup()
 
 
-def _load() -> Any:
+def load() -> Any:
+    """What wire.c has."""
     library = ctypes.CDLL(str(probe.BUILD / "wire.so"))
     for name in ("obd_bench_fetch", "obd_bench_reads"):
         getattr(library, name).restype = ctypes.c_double
@@ -115,17 +120,18 @@ def layer(disk: probe.Disk, size: int) -> bytes:
     return record(7) + data + index + record(6)
 
 
-def _words(values: List[int]) -> Any:
+def words(values: List[int]) -> Any:
+    """As C wants them."""
     return (ctypes.c_uint64 * len(values))(*values)
 
 
 def _fetch(
-    wire: Any, registry: Any, digest: str, ranges: List[Tuple[int, int]], many: int
+    wire: Any, registry: Any, digest: str, ranges: List[Tuple[int, int]], many: int, file: int = -1
 ) -> float:
     url = urllib.parse.urlsplit(registry.repo_url())
-    offsets, counts = _words([one[0] for one in ranges]), _words([one[1] for one in ranges])
+    offsets, counts = words([one[0] for one in ranges]), words([one[1] for one in ranges])
     path = f"{url.path}/{digest}".encode()
-    seconds: float = wire.obd_bench_fetch(url.port, path, offsets, counts, len(ranges), many)
+    seconds: float = wire.obd_bench_fetch(url.port, path, offsets, counts, len(ranges), many, file)
     if seconds <= 0:
         raise probe.ProbeError("the bare client failed")
     return seconds
@@ -138,7 +144,7 @@ def _read(
     pread = ctypes.cast(core.library().image_pread, ctypes.c_void_p)
     address = ctypes.c_void_p(image.address)
     seconds: float = wire.obd_bench_reads(
-        pread, address, ctypes.c_size_t(count), _words(offsets), ctypes.c_size_t(len(offsets)), cpu
+        pread, address, ctypes.c_size_t(count), words(offsets), ctypes.c_size_t(len(offsets)), cpu
     )
     if seconds <= 0:
         raise probe.ProbeError("a read failed")
@@ -152,7 +158,7 @@ def _first(
     units = list(range(8, len(layer) // unit - 8, 2))
     random.Random(1).shuffle(units)
     ours, limit = [], []
-    with Service(registry, digest, len(layer)) as lazily:
+    with Service(registry, [(digest, len(layer))]) as lazily:
         for number in units[: 12 * pace.rounds]:
             ours.append(_read(wire, lazily.image, 4096, [number * unit]) * 1000)
             limit.append(_fetch(wire, registry, digest, [(number * unit, unit)], 1) * 1000)
@@ -162,27 +168,27 @@ def _first(
 
 def _stream(
     wire: Any, registry: Any, digest: str, layer: bytes, delay_ms: int, pace: probe.Pace
-) -> Lazy:
+) -> Iterator[Lazy]:
     size = len(layer) - len(layer) % MiB - MiB
-    ours, limit, ratios = [], [], []
+    ours: List[float] = []
+    limits: Dict[str, List[float]] = {"stream": [], "kept": []}
     for _ in range(pace.rounds):
-        with Service(registry, digest, len(layer)) as lazily:
+        with Service(registry, [(digest, len(layer))]) as lazily:
             registry.clear()
             seconds = _read(wire, lazily.image, 128 * KiB, list(range(0, size, 128 * KiB)))
             ranges = [one for one in registry.ranges(digest) if one[1] > 1]
             many = registry.in_flight_max()
-        bare = _fetch(wire, registry, digest, ranges, many)
-        fetched = sum(count for _, count in ranges)
         ours.append(size / seconds / 1e6)
-        limit.append(fetched / bare / 1e6)
-        ratios.append(ours[-1] / limit[-1])
-    return Lazy(
-        "stream",
-        delay_ms,
-        statistics.median(ours),
-        statistics.median(limit),
-        statistics.median(ratios),
-    )
+        fetched = sum(count for _, count in ranges)
+        bare = _fetch(wire, registry, digest, ranges, many)
+        limits["stream"].append(fetched / bare / 1e6)
+        with tempfile.TemporaryFile(dir=probe.BUILD) as file:
+            file.truncate(len(layer))
+            kept = _fetch(wire, registry, digest, ranges, many, file.fileno())
+        limits["kept"].append(fetched / kept / 1e6)
+    for what, limit in limits.items():
+        ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, limit))
+        yield Lazy(what, delay_ms, statistics.median(ours), statistics.median(limit), ratio)
 
 
 def _hits(wire: Any, registry: Any, digest: str, layer: bytes, pace: probe.Pace) -> Iterator[Lazy]:
@@ -192,7 +198,7 @@ def _hits(wire: Any, registry: Any, digest: str, layer: bytes, pace: probe.Pace)
         "hit, random 4 KiB": (4096, [rng.randrange(size // 4096) * 4096 for _ in range(20000)]),
         "hit, 128 KiB": (128 * KiB, list(range(0, size, 128 * KiB))),
     }
-    with Service(registry, digest, len(layer)) as lazily, tempfile.NamedTemporaryFile(
+    with Service(registry, [(digest, len(layer))]) as lazily, tempfile.NamedTemporaryFile(
         dir=probe.BUILD
     ) as local:
         for offset in range(0, len(layer), 256 * KiB):  # as cp and containerd write it
@@ -230,7 +236,7 @@ def _hit(
 def _random(registry: Any, digest: str, layer: bytes) -> Lazy:
     """ours: units asked for; limit: units there are among them."""
     size, seen = len(layer) - 2 * MiB, []  # type: int, List[int]
-    with Service(registry, digest, len(layer)) as lazily:
+    with Service(registry, [(digest, len(layer))]) as lazily:
         registry.clear()
 
         def read(number: int) -> None:

@@ -16,7 +16,8 @@ Column = Tuple[str, int, int, int]  # access, count, depth, threads
 
 LAZILY = (
     "Images that only a registry has, from one on loopback with a set delay, beside a bare C "
-    "client that fetches the same ranges; what is cached, beside a local file:"
+    "client that fetches the same ranges and drops them, or keeps them in a sparse file, as a "
+    "cache has to; what is cached, beside a local file:"
 )
 
 KINDS = {
@@ -173,8 +174,9 @@ def _lazily(rows: List[Row]) -> List[str]:
         if row["what"] == "first":
             cells = ["first of a unit", delay, f"{ours:.1f} ms", f"{limit:.1f} ms"]
             cells.append(f"delay + **{ratio:.1f} ms**")
-        elif row["what"] == "stream":
-            cells = ["in order, cold", delay, f"{ours:,.0f} MB/s", f"{limit:,.0f} MB/s"]
+        elif row["what"] in ("stream", "kept"):
+            what = "in order, cold" + (", client keeps" if row["what"] == "kept" else "")
+            cells = [what, delay, f"{ours:,.0f} MB/s", f"{limit:,.0f} MB/s"]
             cells.append(f"**{ratio:.2f}**")
         elif row["what"] == "random":
             cells = ["64 random readers", "", f"{ours:,.0f} units fetched", f"{limit:,.0f} wanted"]
@@ -182,6 +184,9 @@ def _lazily(rows: List[Row]) -> List[str]:
         elif row["what"].startswith("open"):
             cells = [f"{row['what']}, cached", "", f"{ours:.1f} ms", f"{limit:.2f} ms"]
             cells.append(f"**{ratio:.2f} ms** a layer")
+        elif row["what"].endswith("waiting for Python"):
+            cells = [row["what"], delay, f"{ours:.2f} ms of CPU", f"{limit:,.0f} ms in all"]
+            cells.append(f"**{ratio:.1%}**")
         elif row["what"].startswith("mount"):
             cells = [row["what"], delay, f"{ours} requests", f"{limit} at most", f"**{ratio:.2f}**"]
         else:

@@ -21,6 +21,7 @@ struct fetch {
 	const uint64_t *offsets, *counts;
 	size_t n, next; /* next: atomic */
 	bool failed;	/* atomic */
+	int file;	/* -1: the bytes go nowhere */
 };
 
 static double at(clockid_t clock)
@@ -36,7 +37,12 @@ static double now(void)
 	return at(CLOCK_MONOTONIC);
 }
 
-/* One range over a connection that is kept; the bytes go nowhere. */
+static bool keep(const struct fetch *fetch, const char *from, size_t count, uint64_t offset)
+{
+	return fetch->file < 0 || pwrite(fetch->file, from, count, (off_t)offset) == (ssize_t)count;
+}
+
+/* One range over a connection that is kept. */
 static bool get(const struct fetch *fetch, int fd, size_t i, char *buffer)
 {
 	const uint64_t last = fetch->offsets[i] + fetch->counts[i] - 1;
@@ -59,11 +65,14 @@ static bool get(const struct fetch *fetch, int fd, size_t i, char *buffer)
 	}
 	if (strncmp(buffer, "HTTP/1.1 206", 12))
 		return false;
-	left -= have - (size_t)(end + 4 - buffer);
+	have -= (size_t)(end + 4 - buffer);
+	if (!keep(fetch, end + 4, have, last + 1 - left))
+		return false;
+	left -= have;
 	while (left) {
 		ssize_t r = recv(fd, buffer, left < BUFFER ? left : BUFFER, 0);
 
-		if (r <= 0)
+		if (r <= 0 || !keep(fetch, buffer, (size_t)r, last + 1 - left))
 			return false;
 		left -= (uint64_t)r;
 	}
@@ -88,11 +97,14 @@ static void *fetch_main(void *argument)
 	return NULL;
 }
 
-/** Seconds that fetching all ranges of a path takes over so many connections; negative when it failed. */
+/**
+ * Seconds that fetching all ranges of a path takes over so many connections; negative when it failed. file: keeps them
+ * at their places in there; -1: nowhere.
+ */
 double obd_bench_fetch(int port, const char *path, const uint64_t *offsets, const uint64_t *counts, size_t n,
-		       unsigned connections)
+		       unsigned connections, int file)
 {
-	struct fetch fetch = {.path = path, .offsets = offsets, .counts = counts, .n = n};
+	struct fetch fetch = {.path = path, .offsets = offsets, .counts = counts, .n = n, .file = file};
 	pthread_t threads[64];
 	double start = now();
 
@@ -105,6 +117,19 @@ double obd_bench_fetch(int port, const char *path, const uint64_t *offsets, cons
 	for (unsigned i = 0; i < connections; i++)
 		pthread_join(threads[i], NULL);
 	return fetch.failed ? -1 : now() - start;
+}
+
+/** Reads each range, of at most a buffer's size, one after another; false when all could be read. */
+int obd_bench_replay(int64_t (*pread)(void *image, void *buffer, size_t count, uint64_t offset), void *image,
+		     const uint64_t *offsets, const uint64_t *counts, size_t n)
+{
+	void *buffer = malloc(BUFFER);
+	int failed = 0;
+
+	for (size_t i = 0; i < n; i++)
+		failed |= counts[i] > BUFFER || pread(image, buffer, counts[i], offsets[i]) != (int64_t)counts[i];
+	free(buffer);
+	return failed;
 }
 
 /** Seconds, or of this thread's CPU time, that reading at each offset takes; negative when a read failed. */

@@ -5,6 +5,7 @@ import pytest
 
 from overlaybd_tcmu import errors
 from overlaybd_tcmu.cache import sources
+from overlaybd_tcmu.registry import body
 
 Kind = errors.RegistryFailure
 DATA = b"bytes of a blob" * 100
@@ -22,10 +23,10 @@ class Blob:
     def size(self):
         return len(DATA)
 
-    def pread_into(self, view, offset, progress):
+    def read(self, offset, count, into):
         self.first()
-        view[:] = DATA[offset:][: len(view)]
-        progress(len(view))
+        into.room(0)[:] = DATA[offset:][:count]
+        into.came(count)
 
     def close(self):
         pass
@@ -33,7 +34,7 @@ class Blob:
 
 def read(all_, offset=0):
     view = bytearray(100)
-    all_.read_into(memoryview(view), offset, len(DATA), lambda done: None)
+    all_.read(offset, len(view), len(DATA), body.Buffer(memoryview(view)))
     return bytes(view)
 
 
