@@ -282,8 +282,13 @@ void obd_image_count(struct obd_image *image)
 
 static int merge_layers(struct obd_image *image, struct obd_layer **layers, uint32_t count, struct obd_error *err)
 {
-	int r = obd_image_merge(layers, count, &image->index);
+	int r;
 
+	for (uint32_t i = 0; i < count; i++)
+		if (layers[i]->lean)
+			return obd_fail(err, EINVAL, "%s: was opened lean, no image is made of it",
+					layers[i]->blob->path);
+	r = obd_image_merge(layers, count, &image->index);
 	if (r)
 		return obd_fail(err, -r, "merging the indexes of %u layers: %s", count, strerror(-r));
 	for (uint32_t i = 0; i < count; i++) {

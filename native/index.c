@@ -189,7 +189,7 @@ static int reduce(const struct obd_segments *const *layers, unsigned first, unsi
 	return run_merge(&upper, &lower, ret);
 }
 
-static int merge(const struct obd_segments *const *layers, unsigned count, struct obd_segments *ret)
+int obd_segments_merge(const struct obd_segments *const *layers, unsigned count, struct obd_segments *ret)
 {
 	struct run empty = {.owned = false}, merged;
 	int rc = reduce(layers, 0, count, &merged);
@@ -333,7 +333,7 @@ int obd_index_create(const struct obd_segments *const *layers, unsigned count, s
 	index = calloc(1, sizeof(*index));
 	if (index == NULL)
 		return -ENOMEM;
-	rc = merge(layers, count, &index->segments);
+	rc = obd_segments_merge(layers, count, &index->segments);
 	if (rc == 0 && index->segments.count > SEGMENTS_MAX)
 		rc = -EFBIG;
 	if (rc == 0 && index->segments.count > 0) {

@@ -54,6 +54,8 @@ struct obd_segments {
 	size_t count;
 };
 void obd_segments_deinit(struct obd_segments *segments);
+/** As obd_index_create has them: for each sector the topmost layer's, its number in map. 0 or -ENOMEM. */
+int obd_segments_merge(const struct obd_segments *const *layers, unsigned count, struct obd_segments *ret);
 
 /** What obd_index_find was chosen to be; the environment's OVERLAYBD_INDEX demands one by name. */
 enum obd_index_version { OBD_INDEX_PLAIN = 0, OBD_INDEX_BUCKET = 1 };

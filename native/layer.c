@@ -31,7 +31,7 @@ static int open_zfile(struct obd_layer *layer, struct obd_error *err)
 
 	if (r <= 0)
 		return r;
-	return obd_zfile_open(layer->blob, layer->base, layer->stored_size, &layer->zfile, err);
+	return obd_zfile_open(layer->blob, layer->base, layer->stored_size, layer->lean, &layer->zfile, err);
 }
 
 static int open_lsmt(struct obd_layer *layer, struct obd_error *err)
@@ -42,7 +42,7 @@ static int open_lsmt(struct obd_layer *layer, struct obd_error *err)
 
 	if (r)
 		return obd_fail(err, -r, "%s: no memory", layer->blob->path);
-	r = obd_lsmt_open(&stream, &layer->lsmt, err);
+	r = obd_lsmt_open(&stream, layer->lean, &layer->lsmt, err);
 	obd_unwrap_destroy(reader.unwrap);
 	return r;
 }
@@ -59,7 +59,7 @@ static int open_wrappers(struct obd_layer *layer, struct obd_error *err)
 	return open_zfile(layer, err);
 }
 
-static int layer_open(struct obd_blob *blob, bool lsmt, struct obd_layer **ret, struct obd_error *err)
+static int layer_open(struct obd_blob *blob, bool lsmt, bool lean, struct obd_layer **ret, struct obd_error *err)
 {
 	struct obd_layer *layer = calloc(1, sizeof(*layer));
 	int r;
@@ -67,6 +67,7 @@ static int layer_open(struct obd_blob *blob, bool lsmt, struct obd_layer **ret, 
 	if (!layer)
 		return obd_fail(err, ENOMEM, "%s: no memory", blob->path);
 	layer->blob = blob;
+	layer->lean = lean;
 	r = open_wrappers(layer, err);
 	if (!r && lsmt)
 		r = open_lsmt(layer, err);
@@ -81,12 +82,17 @@ static int layer_open(struct obd_blob *blob, bool lsmt, struct obd_layer **ret, 
 
 int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err)
 {
-	return layer_open(blob, true, ret, err);
+	return layer_open(blob, true, false, ret, err);
+}
+
+int obd_layer_open_lean(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err)
+{
+	return layer_open(blob, true, true, ret, err);
 }
 
 int obd_layer_open_wrappers(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err)
 {
-	return layer_open(blob, false, ret, err);
+	return layer_open(blob, false, true, ret, err);
 }
 
 void obd_layer_close(struct obd_layer *layer)

@@ -11,10 +11,11 @@ struct obd_layer {
 	uint64_t stored_size;	 /**< its bytes in the blob */
 	struct obd_zfile *zfile; /**< NULL: the stream is stored as it is */
 	bool tar;
+	bool lean; /**< opened for a program that goes through it: read.c cannot */
 	struct obd_lsmt lsmt;
 };
 
-/** As obd_layer_open, but looks no further than the wrappers: what is in them may be anything. */
+/** As obd_layer_open_lean, but looks no further than the wrappers: what is in them may be anything. */
 int obd_layer_open_wrappers(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err);
 
 #endif

@@ -183,6 +183,11 @@ struct obd_layer_info {
 struct obd_layer;
 /** Finds the wrapping by content, reads and checks the index. Owns blob from a successful return on. */
 OBD_PUBLIC int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err);
+/**
+ * For a program that goes through the layer once, such as obd_commit: checked as well, but what it has is read when it
+ * is needed, so that it takes little memory however large the index. No image is made of it.
+ */
+OBD_PUBLIC int obd_layer_open_lean(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err);
 OBD_PUBLIC void obd_layer_close(struct obd_layer *layer);
 OBD_PUBLIC void obd_layer_info(const struct obd_layer *layer, struct obd_layer_info *ret);
 
@@ -211,7 +216,11 @@ struct obd_upper_info {
 
 struct obd_upper;
 #define OBD_UPPER_READ_ONLY 1u /**< for the tools: neither file is changed, and another reader is welcome; exact */
-#define OBD_UPPER_EXACT 2u /**< segments stay what was written: so what is made of them is as the original makes it */
+#define OBD_UPPER_EXACT                                                                                                \
+	2u /**< to be sealed: segments stay what was written, so that it is as the original makes it                   \
+	    */
+
+#define OBD_UPPER_LEAN 4u /**< with OBD_UPPER_READ_ONLY: as obd_layer_open_lean */
 
 /** Makes both files, whole or not at all. -EEXIST when there is one already; index_path is needed for both kinds. */
 OBD_PUBLIC int obd_upper_create(const char *data_path, const char *index_path, const struct obd_upper_options *options,

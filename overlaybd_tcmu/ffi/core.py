@@ -347,6 +347,7 @@ class Library:
 
     def _bind_layers(self, fn: Callable[..., Any]) -> None:
         self.layer_open = fn("layer_open", c_int, [_HANDLE, _RET, _ERROR], _check_text)
+        self.layer_open_lean = fn("layer_open_lean", c_int, [_HANDLE, _RET, _ERROR], _check_text)
         self.layer_close = fn("layer_close", None, [_HANDLE])
         self.layer_info = fn("layer_info", None, [_HANDLE, POINTER(LayerInfo)])
 

@@ -186,20 +186,24 @@ class Blob(handle.Handle):
 
 
 class Layer(handle.Handle):
-    """One read-only layer; takes the blob over, and closes it too when it cannot be opened."""
+    """
+    One read-only layer; takes the blob over, and closes it too when it cannot be opened. A lean one
+    takes little memory however long its index; it can be committed, and no image is made of it.
+    """
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, lean: bool = False) -> None:
         super().__init__()
         ret = c_void_p()
+        open_layer = core.library().layer_open_lean if lean else core.library().layer_open
         with blob:
-            core.library().layer_open(blob.address, ctypes.byref(ret), ctypes.byref(core.Error()))
+            open_layer(blob.address, ctypes.byref(ret), ctypes.byref(core.Error()))
             blob.release()
         self._address = ret.value
 
     @classmethod
-    def open(cls, path: str, direct: bool = False) -> "Layer":
+    def open(cls, path: str, direct: bool = False, lean: bool = False) -> "Layer":
         """A layer in a local file; direct asks for O_DIRECT beside it."""
-        return cls(Blob(path, direct))
+        return cls(Blob(path, direct), lean)
 
     def info(self) -> LayerInfo:
         struct = core.LayerInfo()

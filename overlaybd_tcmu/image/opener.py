@@ -81,17 +81,17 @@ def open_layers(
     remote: Optional[remote_layers.Remote] = None,
 ) -> Iterator[Tuple[List[native.Layer], Optional[native.Upper]]]:
     """
-    The layers themselves, the lowest first, and the writable one over them, all to be read.
-    Without remote, they must be local.
+    The layers themselves, the lowest first, and the writable one over them, all lean: to be
+    committed. Without remote, they must be local.
     """
     with contextlib.ExitStack() as stack:
         opening = stack.enter_context(
-            contextlib.closing(remote_layers.Opening(remote, image_config))
+            contextlib.closing(remote_layers.Opening(remote, image_config, lean=True))
         )
         layers = _open_lowers(image_config, False, opening)
         for layer in layers:
             stack.enter_context(layer)
-        upper = _open_upper(image_config.upper, read_only=True)
+        upper = _open_upper(image_config.upper, read_only=True, lean=True)
         if upper is not None:
             stack.enter_context(upper)
         yield layers, upper
@@ -163,7 +163,7 @@ def _how_to_open(
 ) -> OpenLayer:
     found = local_place(lower)
     if found is not None:
-        return functools.partial(_open_local, number, found, direct)
+        return functools.partial(_open_local, number, found, direct, opening.lean)
     if not image_config.repo_blob_url:
         # The words for a remote layer without a registry; a lost local file is told apart.
         places = _places(lower)
@@ -190,7 +190,7 @@ def _places(lower: config.LowerConfig) -> List[str]:
 
 
 def _open_upper(
-    upper: config.UpperConfig, read_only: bool, resizing: bool = False
+    upper: config.UpperConfig, read_only: bool, resizing: bool = False, lean: bool = False
 ) -> Optional[native.Upper]:
     """The writable layer, if there is one; what a crash has left of it is put right, and told."""
     if not upper.is_used:
@@ -200,7 +200,7 @@ def _open_upper(
         left = f"{upper.data}{RESIZING} is left of it; run overlaybd-resize again"
         raise errors.ImageError("the image is being resized", left)
     try:
-        opened = native.Upper(upper.data, upper.index, read_only)
+        opened = native.Upper(upper.data, upper.index, read_only, lean=lean)
     except errors.NativeError as error:
         raise errors.ImageError("failed to open upper", str(error)) from error
     info = opened.info()
@@ -236,7 +236,7 @@ def _open_layers(opens: List[OpenLayer]) -> List[native.Layer]:
     return layers
 
 
-def _open_local(number: int, path: str, direct: bool) -> native.Layer:
+def _open_local(number: int, path: str, direct: bool, lean: bool) -> native.Layer:
     try:
         blob = native.Blob(path, direct)
     except errors.NativeError as error:
@@ -244,6 +244,6 @@ def _open_local(number: int, path: str, direct: bool) -> native.Layer:
             f"failed to open local file {path}", os.strerror(error.code)
         ) from error
     try:
-        return native.Layer(blob)
+        return native.Layer(blob, lean)
     except errors.NativeError as error:
         raise errors.ImageError(f"failed to open layer {number}", str(error)) from error

@@ -81,7 +81,10 @@ class Opening:
         remote: Optional["Remote"],  # None: remote layers cannot be had
         image: image_config.ImageConfig,
         stop: Optional[threading.Event] = None,
+        lean: bool = False,
     ) -> None:
+        """lean: the layers will be, and no image is made of them."""
+        self.lean = lean
         self._remote = remote
         self._image = image
         self._stop = stop or threading.Event()
@@ -100,7 +103,7 @@ class Opening:
             )
             with self._lock:
                 self._leases[number] = lease
-            return lease.open_layer()
+            return lease.open_layer(self.lean)
         except errors.RegistryError as error:
             raise errors.ImageError(f"failed to open remote file /{url}", str(error)) from error
         except errors.NativeError as error:
