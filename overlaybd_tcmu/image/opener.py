@@ -150,7 +150,8 @@ def _open_lowers(
         [
             _how_to_open(image_config, number, lower, direct, opening)
             for number, lower in enumerate(image_config.data_lowers)
-        ]
+        ],
+        opening.give_up,
     )
 
 
@@ -210,27 +211,35 @@ def _open_upper(
     return opened
 
 
-def _open_layers(opens: List[OpenLayer]) -> List[native.Layer]:
-    """All or none. Of several failures the lowest layer's is told, whoever failed first."""
+def _open_layers(opens: List[OpenLayer], give_up: Callable[[], None]) -> List[native.Layer]:
+    """
+    All or none. Of several failures the lowest layer's is told, whoever failed first. Ctrl-C, in a
+    program's main thread, gives up those that wait for a registry.
+    """
     started = time.monotonic()
     threads = max(min(len(opens), OPENERS), 1)
-    layers: List[native.Layer] = []
+    futures: "List[concurrent.futures.Future[native.Layer]]" = []
     failure: Optional[BaseException] = None
     with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="open") as executor:
-        futures = [executor.submit(open_one) for open_one in opens]
-        for future in futures:
-            # Work is handed out in order: whatever lies below a failed layer has been started.
-            if failure is not None and future.cancel():
-                continue
-            error = future.exception()
-            if error is None:
-                layers.append(future.result())
-            elif failure is None:
-                failure = error
+        try:
+            for open_one in opens:
+                futures.append(executor.submit(open_one))
+            for future in futures:
+                # Work is handed out in order: whatever lies below a failed layer has been started.
+                if failure is not None and future.cancel():
+                    continue
+                error = future.exception()
+                failure = error if failure is None else failure
+        except KeyboardInterrupt as interrupt:
+            failure = interrupt
+            give_up()
+            executor.shutdown(wait=False, cancel_futures=True)
     if failure is not None:
-        for layer in layers:
-            layer.close()
+        for future in futures:
+            if not future.cancelled() and future.exception() is None:
+                future.result().close()
         raise failure
+    layers = [future.result() for future in futures]
     elapsed_ms = (time.monotonic() - started) * 1000
     log.debug("layers opened count=%d elapsed_ms=%.1f", len(layers), elapsed_ms)
     return layers

@@ -109,6 +109,10 @@ class Opening:
         except errors.NativeError as error:
             raise errors.ImageError(f"failed to open layer {number}", str(error)) from error
 
+    def give_up(self) -> None:
+        """Whoever waits for a registry waits no longer."""
+        self._stop.set()
+
     def image(self, layers: Sequence[native.Layer], **more: Any) -> native.Image:
         """The image of all layers; takes the leases over."""
         if self._remote is None or not self._leases:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import os
 import sys
@@ -19,7 +20,7 @@ from .. import __version__, config, errors, units
 from ..ffi import native
 from ..image import config as image_config
 from ..image import opener, remote
-from . import progress
+from . import background, command_line, progress
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = range(3)
 
@@ -28,6 +29,7 @@ exit status:
   0  done
   1  the image cannot be opened or read, or the output cannot be written
   2  wrong arguments or configuration
+  130  it was interrupted
 """
 
 # One read: large enough for the helpers to share it, small enough to stay in the CPU's cache.
@@ -126,7 +128,7 @@ def copy(image: native.Image, sink: Sink, report: Callable[[int], None]) -> None
         offset = start
         while offset < end:
             part = view[: min(len(view), end - offset)]
-            count = image.pread_into(part, offset)
+            count = background.reading(image, functools.partial(image.pread_into, part, offset))
             if count == 0:
                 raise errors.FormatError(errno.EIO, "image ends before its size", offset)
             sink.data(part[:count])
@@ -259,9 +261,12 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 def main(arguments: Optional[List[str]] = None) -> int:
     """The program; returns its exit status."""
     options = parse_arguments(arguments)
+    command_line.end_in_order()
     try:
         run(options)
         return EXIT_OK
+    except KeyboardInterrupt:
+        return _fail("stopped", command_line.EXIT_INTERRUPTED)
     except errors.ConfigError as error:
         return _fail(error, EXIT_CONFIG)
     except BrokenPipeError:
@@ -270,7 +275,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return _fail(error, EXIT_FAILED)
 
 
-def _fail(error: Exception, status: int) -> int:
+def _fail(error: object, status: int) -> int:
     print(f"overlaybd-export: {error}", file=sys.stderr)
     return status
 

@@ -75,8 +75,8 @@ def entries_of(sectors, length):
 
 
 def test_commit_of_more_segments_than_there_is_memory_for(tmp_path):
-    """Eight million, which would be 400 MB; all of a disk of 32 GiB, far from the disk's order."""
-    count, strides = 1 << 23, 1 << 10
+    """Seven million, once 350 MB; all of a disk of 28 GiB, far from the disk's order."""
+    count, strides = 7 << 20, 1 << 10
     model = writable.Pair(count * 4 * KiB)
     (tmp_path / "data").write_bytes(model.data)
     with open(tmp_path / "index", "wb") as file:
