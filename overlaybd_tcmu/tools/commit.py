@@ -106,6 +106,7 @@ def run(options: argparse.Namespace) -> None:
         seal(options)
     else:
         commit(options)
+        wrapping.tell_digest()
     print(DONE)
 
 

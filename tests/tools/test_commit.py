@@ -118,14 +118,14 @@ def test_wrong_compression_is_refused(fails, pair, option, value, mode):
 def test_compression_without_effect_is_told(tool, pair, options):
     done = tool("commit", "data", "index", "out", *options)
     assert (done.returncode, done.stdout) == (0, DONE)
-    text = "WARNING option '--bs' and '--algorithm' will be ignored without '-z'\n"
+    text = "WARNING option '--bs' and '--algorithm' will be ignored without '-z'\n\n"
     assert done.stderr == text
 
 
 def test_tar_without_effect_is_told(tool, pair):
     done = tool("commit", "data", "index", "out", "-t")
     assert (done.returncode, done.stdout) == (0, DONE)
-    assert done.stderr == "WARNING option '-t' will be ignored without '-z'\n"
+    assert done.stderr == "WARNING option '-t' will be ignored without '-z'\n\n"
     assert view_of(pair / "out") == expected_view()
 
 
