@@ -25,13 +25,14 @@ enum {
 	STEP = 64,	    /**< sectors upstream copies at once */
 	JOINED_MAX = 16382, /**< sectors of an entry that steps were joined to */
 	PADDED = 256,	    /**< entries in 4 KiB of index */
-	ROOM = 512,	    /**< entries there is room for at first */
+	LAYERS_MAX = 255,
+	ROOM = 512, /**< entries there is room for at first */
 	RUNS = OBD_SOURCE_MAX / OBD_SECTOR,
 };
 
 struct commit {
 	struct obd_task *task;
-	struct obd_layer *layers[OBD_STACK_LAYERS]; /**< the lowest first; the last one may be an upper's data file */
+	struct obd_layer *layers[LAYERS_MAX]; /**< the lowest first; the last one may be an upper's data file */
 	unsigned count, read_only;
 	struct obd_stack *stack; /**< gone through twice: for the index, and when the data is written */
 
@@ -59,9 +60,9 @@ struct plan {
 static int take_layers(struct commit *commit, struct obd_layer **layers, uint32_t count, struct obd_upper *upper,
 		       struct obd_error *err)
 {
-	if (count > OBD_STACK_LAYERS - (upper != NULL) || count + (upper != NULL) < 1)
+	if (count > LAYERS_MAX - (upper != NULL) || count + (upper != NULL) < 1)
 		return obd_fail(err, EINVAL, "layers: %u given, an image has 1 to %d", count + (upper != NULL),
-				OBD_STACK_LAYERS);
+				LAYERS_MAX);
 	for (uint32_t i = 0; i < count; i++)
 		commit->layers[commit->count++] = layers[i];
 	commit->read_only = count;

@@ -225,7 +225,7 @@ static int feed_init(struct obd_feed *feed)
 	int r = 0;
 
 	feed->stop = OBD_LSMT_SECTORS_MAX;
-	if (!feed->upper && !feed->layer->lean) {
+	if (!feed->upper && !feed->layer->lsmt.lean) {
 		feed->segments = feed->layer->lsmt.segments;
 		feed->borrowed = feed->ended = true;
 		return 0;

@@ -11,7 +11,6 @@ struct obd_layer {
 	uint64_t stored_size;	 /**< its bytes in the blob */
 	struct obd_zfile *zfile; /**< NULL: the stream is stored as it is */
 	bool tar;
-	bool lean; /**< opened for a program that goes through it: read.c cannot */
 	struct obd_lsmt lsmt;
 };
 

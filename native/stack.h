@@ -8,7 +8,7 @@
  * have, without the memory for it. For one thread at a time.
  */
 struct obd_stack;
-enum { OBD_STACK_LAYERS = 255 };
+enum { OBD_STACK_LAYERS = 256 };
 
 /**
  * layers: the lowest first; the last one may be a writable one's, then it is &upper->layer. They stay the caller's, and

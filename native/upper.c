@@ -143,7 +143,7 @@ int obd_upper_open(const char *data_path, const char *index_path, uint32_t flags
 		return obd_fail(err, ENOMEM, "%s: no memory", data_path);
 	upper->data_fd = upper->index_fd = -1;
 	upper->read_only = (flags & OBD_UPPER_READ_ONLY) != 0;
-	upper->lean = upper->layer.lean = (flags & OBD_UPPER_LEAN) != 0;
+	upper->lean = upper->layer.lsmt.lean = (flags & OBD_UPPER_LEAN) != 0;
 	init_locks(upper);
 	obd_upper_index_init(&upper->map, upper->read_only || flags & OBD_UPPER_EXACT);
 	r = open_files(upper, data_path, index_path, err);

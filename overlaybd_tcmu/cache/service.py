@@ -195,7 +195,7 @@ class Lease:
             raise errors.RegistryError(_Kind.PROTOCOL, f"{self.one.digest}: {cause}")
         self.one.learn(self.source.repository)
 
-    def open_layer(self, lean: bool = False) -> native.Layer:
+    def open_layer(self, lean: native.Lean = native.Lean.NOT) -> native.Layer:
         """
         A layer that reads through the cache. RegistryError when the registry is why it cannot be
         opened, NativeError when its content is. What turns out to be damaged is fetched again once.
@@ -209,7 +209,7 @@ class Lease:
         self.one.discard()
         return self._open_layer(lean)
 
-    def _open_layer(self, lean: bool) -> native.Layer:
+    def _open_layer(self, lean: native.Lean) -> native.Layer:
         opened = time.monotonic()
         one = self.one
         one.sources.begin_opening(self, opened)

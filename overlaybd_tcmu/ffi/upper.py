@@ -57,7 +57,7 @@ class Upper(handle.Handle):
     """
     A writable layer; index may be "" for a sparse one. Opening it puts right what a crash left,
     close() flushes and raises what that says. exact keeps its segments as they were written. lean:
-    to be committed and nothing else, in little memory however long its index.
+    to be gone through once, by a commit or an image, in little memory however long its index.
     """
 
     def __init__(

@@ -44,18 +44,21 @@ def open_image(
     stop: Optional[threading.Event] = None,
     read_only: bool = False,
     resizing: bool = False,
+    in_order: bool = False,
 ) -> native.Image:
     """
     The image, writable if it has an upper and read_only is False; ImageError says why not. Without
     remote, its layers must be local. stop, once set, ends the waiting for a registry. resizing: by
-    the tool that resizes it.
+    the tool that resizes it. in_order: by a tool that goes through it, with Image.advance(), and
+    has not the memory for its index.
     """
     direct = engine == native.Engine.LIBAIO
-    with contextlib.closing(remote_layers.Opening(remote, image_config, stop)) as opening:
+    lean = native.Lean.IN_ORDER if in_order else native.Lean.NOT
+    with contextlib.closing(remote_layers.Opening(remote, image_config, stop, lean)) as opening:
         layers = _open_lowers(image_config, direct, opening)
         upper: Optional[native.Upper] = None
         try:
-            upper = _open_upper(image_config.upper, read_only, resizing)
+            upper = _open_upper(image_config.upper, read_only or in_order, resizing, in_order)
             return opening.image(
                 layers,
                 engine=engine,
@@ -86,7 +89,9 @@ def open_layers(
     """
     with contextlib.ExitStack() as stack:
         opening = stack.enter_context(
-            contextlib.closing(remote_layers.Opening(remote, image_config, lean=True))
+            contextlib.closing(
+                remote_layers.Opening(remote, image_config, lean=native.Lean.TO_COMMIT)
+            )
         )
         layers = _open_lowers(image_config, False, opening)
         for layer in layers:
@@ -245,7 +250,7 @@ def _open_layers(opens: List[OpenLayer], give_up: Callable[[], None]) -> List[na
     return layers
 
 
-def _open_local(number: int, path: str, direct: bool, lean: bool) -> native.Layer:
+def _open_local(number: int, path: str, direct: bool, lean: native.Lean) -> native.Layer:
     try:
         blob = native.Blob(path, direct)
     except errors.NativeError as error:

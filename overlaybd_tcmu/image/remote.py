@@ -81,9 +81,9 @@ class Opening:
         remote: Optional["Remote"],  # None: remote layers cannot be had
         image: image_config.ImageConfig,
         stop: Optional[threading.Event] = None,
-        lean: bool = False,
+        lean: native.Lean = native.Lean.NOT,
     ) -> None:
-        """lean: the layers will be, and no image is made of them."""
+        """lean: what the layers will be, local ones too."""
         self.lean = lean
         self._remote = remote
         self._image = image

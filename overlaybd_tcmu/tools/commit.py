@@ -77,7 +77,7 @@ def commit(options: argparse.Namespace) -> None:
     files.must_open(options.data_file)
     try:
         if options.commit_sealed:
-            with native.Layer.open(options.data_file, lean=True) as layer:
+            with native.Layer.open(options.data_file, lean=native.Lean.TO_COMMIT) as layer:
                 progress.watch(
                     lambda task: writing.commit([layer], None, output, task=task, **names)
                 )

@@ -117,12 +117,28 @@ class Both:
 
 def copy(image: native.Image, sink: Sink, report: Callable[[int], None]) -> None:
     """The whole view, in order."""
-    size = image.info().virtual_size
-    buffer = bytearray(min(CHUNK, max(size, 1)))
+    copy_part(image, sink, report, 0, image.info().virtual_size)
+
+
+def copy_in_order(image: native.Image, sink: Sink, report: Callable[[int], None]) -> None:
+    """As copy(), of an image that knows a part at a time."""
+    size, offset = image.info().virtual_size, 0
+    while offset < size:
+        end = image.advance()
+        copy_part(image, sink, report, offset, end)
+        offset = end
+
+
+def copy_part(
+    image: native.Image, sink: Sink, report: Callable[[int], None], offset: int, size: int
+) -> None:
+    """From offset to size."""
+    buffer = bytearray(min(CHUNK, max(size - offset, 1)))
     view = memoryview(buffer)
-    offset, forgotten = 0, 0
+    forgotten = offset
     while offset < size:
         start, end = image.next_data(offset) or (size, size)
+        start, end = min(start, size), min(end, size)
         if start > offset:
             sink.hole(start - offset)
         offset = start
@@ -150,7 +166,7 @@ def export_file(
         try:
             os.ftruncate(fd, image.info().virtual_size)
             file = SparseFile(fd)
-            copy(image, Both(file, digest) if digest else file, report)
+            copy_in_order(image, Both(file, digest) if digest else file, report)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -193,14 +209,14 @@ def run(options: argparse.Namespace) -> None:
         stack.callback(remote_layers.stop)
         events = stack.enter_context(native.Events())
         reader = stack.enter_context(
-            opener.open_image(image, service.io_engine, events, remote_layers, read_only=True)
+            opener.open_image(image, service.io_engine, events, remote_layers, in_order=True)
         )
         line = progress.Progress(reader.info().virtual_size)
         try:
             if to_file:
                 export_file(reader, options.output, digest, line.update)
             else:
-                copy(reader, digest or Pipe(sys.stdout.fileno()), line.update)
+                copy_in_order(reader, digest or Pipe(sys.stdout.fileno()), line.update)
         except errors.NativeError as error:
             raise errors.ImageError("read failed", cause_of(events) or str(error)) from error
         finally:

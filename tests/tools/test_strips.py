@@ -12,11 +12,13 @@ import pytest
 from overlaybd_tcmu import errors
 from overlaybd_tcmu.ffi import native, writing
 from overlaybd_tcmu.formats import commit, layer, lsmt, stream, writable, zfile
+from overlaybd_tcmu.tools import export
 
 from ..support import codecs, native_test, random_layers
 from .test_random_layers import write_somewhere
 
 SECTOR = 512
+TO_COMMIT = native.Lean.TO_COMMIT
 BUDGETS = (1, 2, 3, 5, 16, 70)
 
 
@@ -176,7 +178,7 @@ def test_index_that_changes_while_it_is_read(tmp_path):
     )
     encoded = zfile.encode(plain, 1, 512, compressor=codecs.compress)
     (tmp_path / "layer").write_bytes(encoded)
-    with native.Layer.open(str(tmp_path / "layer"), lean=True) as one:
+    with native.Layer.open(str(tmp_path / "layer"), lean=TO_COMMIT) as one:
         with open(tmp_path / "layer", "r+b") as file:
             file.seek(-512 - 4 * 12_000, os.SEEK_END)
             file.write(bytes(4 * 100))
@@ -191,12 +193,58 @@ def test_lean_layer_holds_little_of_its_index(tmp_path):
     (tmp_path / "layer").write_bytes(zfile.encode(plain, 1, 512, compressor=codecs.compress))
     with native.Layer.open(str(tmp_path / "layer")) as one:
         assert one.info().memory > 190_000
-    with native.Layer.open(str(tmp_path / "layer"), lean=True) as one:
+    with native.Layer.open(str(tmp_path / "layer"), lean=TO_COMMIT) as one:
         assert one.info().memory < 1000
 
 
-def test_no_image_is_made_of_a_lean_layer(tmp_path, rng):
-    random_layers.write_layer(rng, tmp_path / "layer", random_layers.Window(0, 24), 20, 6)
-    one = native.Layer.open(str(tmp_path / "layer"), lean=True)
+def test_no_image_is_made_of_layers_to_commit(tmp_path):
+    plain = commit.assemble(b"", commit.padded_index([]), lsmt.Record(0, virtual_size=1 << 20))
+    (tmp_path / "layer").write_bytes(zfile.encode(plain, 1, 4096, compressor=codecs.compress))
+    one = native.Layer.open(str(tmp_path / "layer"), lean=TO_COMMIT)
     with one, pytest.raises(errors.NativeError, match="was opened lean"):
         native.Image([one])
+
+
+def test_no_image_is_made_of_lean_layers_and_others(tmp_path):
+    plain = commit.assemble(b"", commit.padded_index([]), lsmt.Record(0, virtual_size=1 << 20))
+    (tmp_path / "layer").write_bytes(plain)
+    one = native.Layer.open(str(tmp_path / "layer"))
+    other = native.Layer.open(str(tmp_path / "layer"), lean=native.Lean.IN_ORDER)
+    with one, other, pytest.raises(errors.NativeError, match="lean layers and others"):
+        native.Image([one, other])
+
+
+class Collected:
+    """A sink that keeps all of it."""
+
+    def __init__(self):
+        self.content = bytearray()
+
+    def data(self, view):
+        self.content += view
+
+    def hole(self, count):
+        self.content += bytes(count)
+
+
+def test_image_is_exported_in_parts(tmp_path, rng, budget):
+    for _ in range(4):
+        window = random_layers.Window(0, 2000)
+        paths = [tmp_path / f"layer{number}" for number in range(rng.randint(0, 3))]
+        for path in paths:
+            random_layers.write_layer(rng, path, window, 500, 80)
+        if not paths or rng.random() < 0.7:
+            write_pair(rng, tmp_path, window, 40, 80)
+            upper = [tmp_path / "data", tmp_path / "index"]
+        else:
+            upper = []
+        for held in (0, *BUDGETS):
+            budget(held)
+            lean = native.Lean.IN_ORDER
+            layers = [native.Layer.open(str(path), lean=lean) for path in paths]
+            top = native.Upper(*map(str, upper), lean=True) if upper else None
+            with native.Image(layers, upper=top) as image:
+                sink = Collected()
+                export.copy_in_order(image, sink, lambda done: None)
+            painted = bytes(window.painted).ljust(len(sink.content), b"\0")
+            assert (sink.content == painted) is True, held
