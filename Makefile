@@ -86,7 +86,7 @@ vm-long: build ## 100 kills, 20 upgrades and 200 devices under systemd there, an
 
 asan: build asan-core ## the floors that work in C, under AddressSanitizer and UBSan
 tsan: build tsan-core ## those with more than one thread under ThreadSanitizer
-asan: SANITIZED = tests/apply --ignore tests/apply/test_convertor.py
+asan: SANITIZED = tests/apply --ignore tests/apply/test_convertor.py tests/tools/test_strips.py
 tsan: SANITIZED = tests/apply/test_input.py
 asan tsan:
 	tests/support/sanitized $@ $(PYTEST) -q tests/native tests/image $(SANITIZED) \

@@ -129,7 +129,6 @@ def content_of(folder):
         ("apply", anything, signal.SIGTERM),
         ("resize", anything, signal.SIGTERM),
         ("export", in_the_middle, signal.SIGTERM),
-        ("merge", in_the_middle, signal.SIGTERM),
         ("resize", in_the_middle, signal.SIGINT),
     ],
 )
