@@ -92,7 +92,7 @@ ifndef SIDE_BY_SIDE
 asan: build asan-core
 tsan: build tsan-core
 endif
-asan: SANITIZED = tests/apply --ignore tests/apply/test_convertor.py
+asan: SANITIZED = tests/apply --ignore tests/apply/test_convertor.py tests/tools/test_strips.py
 tsan: SANITIZED = tests/apply/test_input.py --ignore tests/native/test_formats_fuzz.py
 asan tsan:
 	tests/support/sanitized $@ $(PYTEST) -q tests/native tests/image $(SANITIZED) \

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Writing committed layers. Everything but the data is known before the first byte is written, so the layer is a stream
- * that can be read anywhere (lsmt.c has its layout), and whoever stores it may read it with several threads.
+ * that can be read anywhere (lsmt.c has its layout), and whoever stores it may read it with several threads. Which
+ * layer has which part of the data is found out in the stream's order, once more (stack.h), a job at a time.
  *
  * What is written equals upstream's byte for byte: data in the order of the disk, without gaps; a segment is cut into
  * steps of 64 sectors, and a step joins the entry before it while they continue each other and stay below 16383
@@ -17,106 +18,57 @@
 #include "lsmt_record.h"
 #include "pages.h"
 #include "pipeline.h"
+#include "stack.h"
 #include "unwrap.h"
-#include "upper.h"
 
 enum {
 	STEP = 64,	    /**< sectors upstream copies at once */
 	JOINED_MAX = 16382, /**< sectors of an entry that steps were joined to */
 	PADDED = 256,	    /**< entries in 4 KiB of index */
-	SAMPLE = 64,	    /**< segments from one remembered place to the next */
-	FOUND = 512,	    /**< segments taken from a writable layer at once */
 	LAYERS_MAX = 255,
-	MOMENT_MS = 500,
-	FETCH_MOMENTS = 120, /**< a minute without any of what is wanted, and it has failed */
+	ROOM = 512, /**< entries there is room for at first */
+	RUNS = OBD_SOURCE_MAX / OBD_SECTOR,
 };
 
 struct commit {
 	struct obd_task *task;
 	struct obd_layer *layers[LAYERS_MAX]; /**< the lowest first; the last one may be an upper's data file */
-	unsigned count;
-	struct obd_segments upper; /**< what a writable layer has */
-	struct obd_index *index;   /**< of several layers */
-	const struct obd_segments *segments;
-	uint64_t *places; /**< sector of the stream where every SAMPLE-th segment's data begins */
+	unsigned count, read_only;
+	struct obd_stack *stack; /**< gone through twice: for the index, and when the data is written */
 
 	struct obd_segments entries;
 	size_t room;
 	uint64_t data_end; /**< sectors of the stream */
 	uint64_t size;	   /**< bytes of the stream */
 	uint8_t header[OBD_LSMT_RECORD], trailer[OBD_LSMT_RECORD];
+	uint64_t key, map; /**< what is left of the segment whose data is to be written next */
 	struct obd_unwrap *unwraps[OBD_PIPELINE_THREADS];
 };
 
-/* ---- what there is ---- */
+/** Data of the stream that lies in one piece in its layer. */
+struct run {
+	uint64_t map;
+	uint64_t sectors;
+};
 
-static int segments_grow(struct obd_segments *segments, size_t *room)
-{
-	const size_t more = *room ? 2 * *room : FOUND;
-	uint64_t *key = realloc(segments->key, more * sizeof(*key)), *map;
-
-	if (!key)
-		return -ENOMEM;
-	segments->key = key;
-	map = realloc(segments->map, more * sizeof(*map));
-	if (!map)
-		return -ENOMEM;
-	segments->map = map;
-	*room = more;
-	return 0;
-}
-
-/** Copies what upper has: nobody changes it, but its segments are not one array. */
-static int take_upper(struct commit *commit, struct obd_upper *upper)
-{
-	struct obd_segments *to = &commit->upper;
-	uint64_t sector = 0;
-	size_t room = 0;
-	unsigned found;
-
-	do {
-		if (to->count + FOUND > room && segments_grow(to, &room))
-			return -ENOMEM;
-		found = obd_upper_find(upper, sector, OBD_LSMT_SECTORS_MAX, to->key + to->count, to->map + to->count,
-				       FOUND);
-		to->count += found;
-		if (found)
-			sector = obd_key_end(to->key[to->count - 1]);
-	} while (found);
-	return 0;
-}
-
-static const struct obd_segments *segments_of(const struct commit *commit, unsigned layer)
-{
-	return commit->upper.key && layer == commit->count - 1 ? &commit->upper : &commit->layers[layer]->lsmt.segments;
-}
+/** Where the data of one range of the stream comes from; a run has a sector at least. */
+struct plan {
+	unsigned count;
+	struct run runs[RUNS];
+};
 
 static int take_layers(struct commit *commit, struct obd_layer **layers, uint32_t count, struct obd_upper *upper,
 		       struct obd_error *err)
 {
-	const struct obd_segments *segments[LAYERS_MAX];
-	int r;
-
 	if (count > LAYERS_MAX - (upper != NULL) || count + (upper != NULL) < 1)
 		return obd_fail(err, EINVAL, "layers: %u given, an image has 1 to %d", count + (upper != NULL),
 				LAYERS_MAX);
 	for (uint32_t i = 0; i < count; i++)
 		commit->layers[commit->count++] = layers[i];
-	if (upper) {
+	commit->read_only = count;
+	if (upper)
 		commit->layers[commit->count++] = &upper->layer;
-		if (take_upper(commit, upper))
-			return obd_fail(err, ENOMEM, "%s: no memory for its segments", upper->layer.blob->path);
-	}
-	for (unsigned i = 0; i < commit->count; i++)
-		segments[i] = segments_of(commit, i);
-	commit->segments = segments[0];
-	if (commit->count == 1)
-		return 0;
-	r = obd_index_create(segments, commit->count, &commit->index);
-	if (r)
-		return obd_fail(err, -r, "merging the indexes of %u layers: %s", commit->count, strerror(-r));
-	commit->segments = &commit->index->segments;
-	return 0;
+	return obd_stack_create(commit->layers, commit->count, upper, commit->task, &commit->stack, err);
 }
 
 /* ---- what will be written ---- */
@@ -125,9 +77,25 @@ static int take_layers(struct commit *commit, struct obd_layer **layers, uint32_
  */
 static uint64_t tag_of(const struct commit *commit, uint64_t map)
 {
-	const unsigned layer = obd_map_layer(map), read_only = commit->count - (commit->upper.key != NULL);
+	const unsigned layer = obd_map_layer(map), read_only = commit->read_only;
 
 	return (uint64_t)(layer < read_only ? read_only - 1 - layer : read_only) << OBD_LAYER_SHIFT;
+}
+
+static int entries_grow(struct commit *commit)
+{
+	const size_t more = commit->room ? 2 * commit->room : ROOM;
+	uint64_t *key = realloc(commit->entries.key, more * sizeof(*key)), *map;
+
+	if (!key)
+		return -ENOMEM;
+	commit->entries.key = key;
+	map = realloc(commit->entries.map, more * sizeof(*map));
+	if (!map)
+		return -ENOMEM;
+	commit->entries.map = map;
+	commit->room = more;
+	return 0;
 }
 
 /** An entry that continues the last one becomes part of it. */
@@ -148,7 +116,7 @@ static int add_entry(struct commit *commit, uint64_t sector, uint64_t length, ui
 	}
 	if (entries->count == OBD_LSMT_ENTRIES_MAX / PADDED * PADDED)
 		return -EFBIG;
-	if (entries->count == commit->room && segments_grow(entries, &commit->room))
+	if (entries->count == commit->room && entries_grow(commit))
 		return -ENOMEM;
 	entries->key[entries->count] = obd_key(sector, length);
 	entries->map[entries->count++] = map;
@@ -172,24 +140,22 @@ static int add_segment(struct commit *commit, uint64_t key, uint64_t map)
 	return r;
 }
 
-static int plan_data(struct commit *commit, struct obd_error *err)
+static int plan_index(struct commit *commit, struct obd_error *err)
 {
-	const struct obd_segments *segments = commit->segments;
+	uint64_t key, map;
 	int r = 0;
 
-	commit->places = malloc((segments->count / SAMPLE + 1) * sizeof(*commit->places));
-	if (!commit->places)
-		r = -ENOMEM;
 	commit->data_end = OBD_LSMT_DATA_SECTOR;
-	for (size_t i = 0; i < segments->count && !r; i++) {
-		if (i % SAMPLE == 0)
-			commit->places[i / SAMPLE] = commit->data_end;
-		r = add_segment(commit, segments->key[i], segments->map[i]);
+	while (!r) {
+		r = obd_stack_next(commit->stack, &key, &map, err);
+		if (r <= 0)
+			return r;
+		r = add_segment(commit, key, map);
 	}
 	if (r == -EFBIG)
 		return obd_fail(err, EFBIG, "the layer would have more than %d segments, which nobody could read back",
 				OBD_LSMT_ENTRIES_MAX / PADDED * PADDED);
-	return r ? obd_fail(err, -r, "no memory for the index of the layer") : 0;
+	return obd_fail(err, -r, "no memory for the index of the layer");
 }
 
 static uint64_t index_entries(const struct commit *commit)
@@ -224,82 +190,76 @@ static void plan_records(struct commit *commit, const struct obd_commit_options 
 
 /* ---- the stream ---- */
 
-/** The segment that has the data at place, and where in it place lies. */
-static size_t find_segment(const struct commit *commit, uint64_t place, uint64_t *in)
+/** Has commit->key and map be data, perhaps the rest of what they were. */
+static int next_data(struct commit *commit, struct obd_error *err)
 {
-	const struct obd_segments *segments = commit->segments;
-	size_t low = 0, high = (segments->count + SAMPLE - 1) / SAMPLE, i;
+	while (!obd_key_length(commit->key) || obd_map_zeroed(commit->map)) {
+		int r = obd_stack_next(commit->stack, &commit->key, &commit->map, err);
 
-	while (high - low > 1) {
-		const size_t middle = low + (high - low) / 2;
-
-		if (commit->places[middle] <= place)
-			low = middle;
-		else
-			high = middle;
+		if (r < 0)
+			return r;
+		if (!r)
+			return obd_fail(err, EIO, "%s: has changed while it was read",
+					commit->layers[commit->count - 1]->blob->path);
 	}
-	*in = place - commit->places[low];
-	for (i = low * SAMPLE; obd_map_zeroed(segments->map[i]) || *in >= obd_key_length(segments->key[i]); i++)
-		if (!obd_map_zeroed(segments->map[i]))
-			*in -= obd_key_length(segments->key[i]);
-	return i;
+	return 0;
 }
 
-/** Sectors of data from segment i on that lie one after the other in its layer as well, at most count. */
-static uint64_t measure_run(const struct commit *commit, size_t *i, uint64_t in, uint64_t count)
+static void plan_run(struct plan *plan, uint64_t map, uint64_t sectors)
 {
-	const struct obd_segments *segments = commit->segments;
-	const uint64_t layer = obd_map_layer(segments->map[*i]);
-	const uint64_t begin = obd_map_msector(segments->map[*i]) + in;
-	uint64_t run = obd_key_length(segments->key[*i]) - in;
-
-	for ((*i)++; *i < segments->count && run < count; (*i)++) {
-		const uint64_t map = segments->map[*i];
-
-		if (obd_map_zeroed(map))
-			continue;
-		if (obd_map_layer(map) != layer || obd_map_msector(map) != begin + run)
-			break;
-		run += obd_key_length(segments->key[*i]);
-	}
-	return run < count ? run : count;
+	if (plan->count && plan->runs[plan->count - 1].map + plan->runs[plan->count - 1].sectors == map)
+		plan->runs[plan->count - 1].sectors += sectors;
+	else
+		plan->runs[plan->count++] = (struct run){map, sectors};
 }
 
-/** A layer that is fetched as it is read is waited for, a moment at a time, so that the task can be stopped. */
-static int read_layer(struct commit *commit, unsigned thread, struct obd_layer *layer, uint8_t *to, uint64_t count,
-		      uint64_t offset, struct obd_error *err)
+/** obd_source's plan; offsets and counts are multiples of a sector, for all parts of the stream are. */
+static int plan_range(void *opaque, void *into, size_t count, uint64_t offset, struct obd_error *err)
 {
-	int r = 0;
+	struct commit *commit = opaque;
+	struct plan *plan = into;
+	const uint64_t begin = offset < OBD_LSMT_RECORD ? OBD_LSMT_RECORD : offset;
+	const uint64_t data_end = commit->data_end * OBD_SECTOR;
+	const uint64_t end = offset + count < data_end ? offset + count : data_end;
+	uint64_t left = end > begin ? (end - begin) / OBD_SECTOR : 0;
 
-	for (unsigned moment = 0; moment < FETCH_MOMENTS; moment++) {
-		obd_blob_wait(layer->blob, MOMENT_MS);
-		r = obd_unwrap_pread(commit->unwraps[thread], layer, to, count, offset, err);
-		if (r != -ETIMEDOUT || !layer->blob->cache || obd_task_stopped(commit->task))
-			break;
-	}
-	return r;
-}
-
-/** sectors from place on, all of them data. */
-static int read_data(struct commit *commit, unsigned thread, uint8_t *to, uint64_t place, uint64_t sectors,
-		     struct obd_error *err)
-{
-	uint64_t in;
-	size_t i = find_segment(commit, place, &in);
-
-	while (sectors) {
-		const uint64_t map = commit->segments->map[i];
-		const uint64_t run = measure_run(commit, &i, in, sectors);
-		int r = read_layer(commit, thread, commit->layers[obd_map_layer(map)], to, run * OBD_SECTOR,
-				   (obd_map_msector(map) + in) * OBD_SECTOR, err);
+	plan->count = 0;
+	while (left) {
+		int r = next_data(commit, err);
+		uint64_t sectors;
 
 		if (r)
 			return r;
-		in = 0;
-		to += run * OBD_SECTOR;
-		sectors -= run;
-		while (sectors && obd_map_zeroed(commit->segments->map[i]))
-			i++;
+		sectors = obd_key_length(commit->key) < left ? obd_key_length(commit->key) : left;
+		plan_run(plan, commit->map, sectors);
+		commit->key -= sectors;
+		commit->map += sectors;
+		left -= sectors;
+	}
+	return 0;
+}
+
+/** count bytes that begin done bytes into the plan's data. */
+static int read_data(struct commit *commit, unsigned thread, const struct plan *plan, uint8_t *to, uint64_t done,
+		     uint64_t count, struct obd_error *err)
+{
+	for (unsigned i = 0; i < plan->count && count; i++) {
+		const struct run *run = &plan->runs[i];
+		const uint64_t bytes = run->sectors * OBD_SECTOR;
+		const uint64_t part = bytes - done < count ? bytes - done : count;
+		int r;
+
+		if (done >= bytes) {
+			done -= bytes;
+			continue;
+		}
+		r = obd_unwrap_await(commit->unwraps[thread], commit->layers[obd_map_layer(run->map)], to, part,
+				     obd_map_msector(run->map) * OBD_SECTOR + done, commit->task, err);
+		if (r)
+			return r;
+		done = 0;
+		to += part;
+		count -= part;
 	}
 	return 0;
 }
@@ -319,12 +279,13 @@ static void read_index(const struct commit *commit, uint8_t *to, uint64_t first,
 	}
 }
 
-/** obd_source's read; offsets and counts are multiples of a sector, for all parts of the stream are. */
-static int64_t read_stream(void *opaque, unsigned thread, void *buf, size_t count, uint64_t offset,
+/** obd_source's read. */
+static int64_t read_stream(void *opaque, unsigned thread, const void *plan, void *buf, size_t count, uint64_t offset,
 			   struct obd_error *err)
 {
 	struct commit *commit = opaque;
 	const uint64_t index = commit->data_end * OBD_SECTOR, trailer = commit->size - OBD_LSMT_RECORD;
+	const uint64_t data = offset < OBD_LSMT_RECORD ? OBD_LSMT_RECORD : offset;
 	uint64_t part;
 
 	for (size_t done = 0; done < count; done += part, offset += part) {
@@ -339,7 +300,7 @@ static int64_t read_stream(void *opaque, unsigned thread, void *buf, size_t coun
 		if (offset < OBD_LSMT_RECORD)
 			memcpy(to, commit->header + offset, (size_t)part);
 		else if (offset < index)
-			r = read_data(commit, thread, to, offset / OBD_SECTOR, part / OBD_SECTOR, err);
+			r = read_data(commit, thread, plan, to, offset - data, part, err);
 		else if (offset < trailer)
 			read_index(commit, to, (offset - index) / OBD_LSMT_ENTRY, part / OBD_LSMT_ENTRY);
 		else
@@ -351,20 +312,18 @@ static int64_t read_stream(void *opaque, unsigned thread, void *buf, size_t coun
 }
 
 /** obd_source's look: the range is data, and one run of it in a layer that is stored as it is. */
-static const uint8_t *look_at(void *opaque, size_t count, uint64_t offset, struct obd_pages **ret)
+static const uint8_t *look_at(void *opaque, const void *planned, size_t count, uint64_t offset, struct obd_pages **ret)
 {
 	const struct commit *commit = opaque;
+	const struct plan *plan = planned;
 	const struct obd_layer *layer;
-	uint64_t in, at;
-	size_t i;
+	uint64_t at;
 
-	if (offset < OBD_LSMT_RECORD || offset + count > commit->data_end * OBD_SECTOR)
+	if (offset < OBD_LSMT_RECORD || plan->count != 1 || plan->runs[0].sectors * OBD_SECTOR != count)
 		return NULL;
-	i = find_segment(commit, offset / OBD_SECTOR, &in);
-	layer = commit->layers[obd_map_layer(commit->segments->map[i])];
-	at = layer->base + (obd_map_msector(commit->segments->map[i]) + in) * OBD_SECTOR;
-	if (layer->zfile || !layer->blob->pages || at + count > layer->blob->pages->size ||
-	    measure_run(commit, &i, in, count / OBD_SECTOR) < count / OBD_SECTOR)
+	layer = commit->layers[obd_map_layer(plan->runs[0].map)];
+	at = layer->base + obd_map_msector(plan->runs[0].map) * OBD_SECTOR;
+	if (layer->zfile || !layer->blob->pages || at + count > layer->blob->pages->size)
 		return NULL;
 	if (!obd_pages_ask(layer->blob->pages, at, count))
 		return NULL;
@@ -403,10 +362,8 @@ static void commit_destroy(struct commit *commit)
 {
 	for (unsigned i = 0; i < OBD_PIPELINE_THREADS; i++)
 		obd_unwrap_destroy(commit->unwraps[i]);
-	obd_segments_deinit(&commit->upper);
 	obd_segments_deinit(&commit->entries);
-	obd_index_destroy(commit->index);
-	free(commit->places);
+	obd_stack_destroy(commit->stack);
 	free(commit);
 }
 
@@ -429,7 +386,14 @@ int obd_commit(struct obd_layer **layers, uint32_t count, struct obd_upper *uppe
 {
 	struct obd_output_options settled = *output;
 	struct commit *commit = calloc(1, sizeof(*commit));
-	struct obd_source source = {.read = read_stream, .look = look_at, .forget = forget_all, .opaque = commit};
+	struct obd_source source = {
+		.plan = plan_range,
+		.plan_size = sizeof(struct plan),
+		.read = read_stream,
+		.look = look_at,
+		.forget = forget_all,
+		.opaque = commit,
+	};
 	int r = check_options(options, err);
 
 	if (!commit)
@@ -439,11 +403,12 @@ int obd_commit(struct obd_layer **layers, uint32_t count, struct obd_upper *uppe
 	if (!r)
 		r = take_layers(commit, layers, count, upper, err);
 	if (!r)
-		r = plan_data(commit, err);
+		r = plan_index(commit, err);
 	if (!r)
 		r = start_reading(commit, settled.threads, err);
 	if (!r) {
 		plan_records(commit, options, upper);
+		obd_stack_rewind(commit->stack);
 		source.size = commit->size;
 		r = obd_store_file(&source, &settled, task, err);
 	}

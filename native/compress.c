@@ -26,10 +26,11 @@ enum {
 	RECORD = OBD_ZFILE_RECORD,
 	CRC = OBD_ZFILE_CRC,
 	ZSTD_LEVEL = 3,
-	JOB = 128 * 1024, /**< input of one job: with its output it fits the cache of a core */
+	JOB = OBD_SOURCE_MAX, /**< input of one job: with its output it fits the cache of a core */
 	JOB_BLOCKS = JOB / OBD_ZFILE_BLOCK_MIN,
 	FORGET = 32 * 1024 * 1024, /**< input after which its pages are given back: they count as ours */
-	LENGTHS = 256 * 1024,	   /**< lengths held before they go to a file */
+	ALIGN = 64,
+	LENGTHS = 256 * 1024, /**< lengths held before they go to a file */
 };
 
 /* ---- the lengths of the blocks ---- */
@@ -113,7 +114,7 @@ static int lengths_write(struct lengths *lengths, struct obd_output *output, str
 
 /* ---- what one job and one thread have ---- */
 
-/** The memory of a pipeline's slot: this, the input, and room for it compressed at its worst. */
+/** The memory of a pipeline's slot: this, the input, room for it compressed at its worst, and the source's plan. */
 struct job {
 	size_t count;  /**< bytes of input */
 	size_t at;     /**< of them compressed */
@@ -134,6 +135,7 @@ struct store {
 	struct obd_output *output;
 	struct obd_task *task;
 	size_t bound;  /**< bytes a block may take, CRC included */
+	size_t plan;   /**< where in a job's memory the source's plan is, behind the input */
 	uint64_t size; /**< bytes of input delivered */
 	bool ended;    /**< a source of unknown size has given its last */
 	struct encoder encoders[OBD_PIPELINE_THREADS];
@@ -143,6 +145,11 @@ struct store {
 static uint8_t *job_output(struct job *job)
 {
 	return job->input + JOB;
+}
+
+static void *job_plan(const struct store *store, struct job *job)
+{
+	return job->input + store->plan;
 }
 
 static size_t block_bound(const struct obd_output_options *options)
@@ -161,7 +168,7 @@ static int64_t read_source(struct store *store, unsigned thread, struct job *job
 
 	if (store->source->size != OBD_UNKNOWN_SIZE && store->source->size - offset < JOB)
 		count = (size_t)(store->source->size - offset);
-	r = store->source->read(store->source->opaque, thread, job->input, count, offset, err);
+	r = store->source->read(store->source->opaque, thread, job_plan(store, job), job->input, count, offset, err);
 	if (r < 0)
 		return r;
 	job->count = (size_t)r;
@@ -185,6 +192,21 @@ static int take_read(void *opaque, void *slot, uint64_t number, struct obd_error
 		return (int)r;
 	store->ended = job->count < JOB;
 	return r > 0;
+}
+
+/** ... and for one that has to be planned in order. */
+static int take_plan(void *opaque, void *slot, uint64_t number, struct obd_error *err)
+{
+	struct store *store = opaque;
+	const struct obd_source *source = store->source;
+	const uint64_t offset = number * JOB;
+	int r;
+
+	if (offset >= source->size)
+		return 0;
+	r = source->plan(source->opaque, job_plan(store, slot),
+			 source->size - offset < JOB ? (size_t)(source->size - offset) : JOB, offset, err);
+	return r < 0 ? r : 1;
 }
 
 /* ---- as it is ---- */
@@ -321,7 +343,7 @@ static int compress_job(struct store *store, unsigned thread, struct job *job, u
 
 	job->at = job->stored = job->blocks = 0;
 	if (source->look && source->size - number * JOB >= JOB)
-		from = source->look(source->opaque, JOB, number * JOB, &pages);
+		from = source->look(source->opaque, job_plan(store, job), JOB, number * JOB, &pages);
 	if (from) {
 		job->count = JOB;
 		r = encode_in_place(store, thread, job, from, pages, encode_rest, err);
@@ -390,12 +412,14 @@ static void fill_record(const struct store *store, uint64_t flags, uint64_t inde
 static int run(struct store *store, bool compressed, struct obd_error *err)
 {
 	const bool in_order = store->source->size == OBD_UNKNOWN_SIZE;
+	const size_t output = compressed ? JOB / store->options->block_size * store->bound : 0;
 	const struct obd_pipeline pipeline = {
 		.threads = store->options->threads,
 		.jobs = in_order ? UINT64_MAX : (store->source->size + JOB - 1) / JOB,
-		.slot_size = sizeof(struct job) + JOB +
-			     (compressed ? JOB / store->options->block_size * store->bound : 0),
-		.take = in_order ? take_read : NULL,
+		.slot_size = sizeof(struct job) + JOB + (output + ALIGN - 1) / ALIGN * ALIGN + store->source->plan_size,
+		.take = in_order	      ? take_read
+			: store->source->plan ? take_plan
+					      : NULL,
 		.work = compressed ? compress_work : copy_work,
 		.deliver = compressed ? compress_deliver : copy_deliver,
 		.finish = compressed ? compress_finish : NULL,
@@ -403,6 +427,7 @@ static int run(struct store *store, bool compressed, struct obd_error *err)
 		.task = store->task,
 	};
 
+	store->plan = JOB + (output + ALIGN - 1) / ALIGN * ALIGN;
 	obd_task_expect(store->task, in_order ? 0 : store->source->size);
 	return obd_pipeline_run(&pipeline, err);
 }

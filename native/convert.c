@@ -23,12 +23,13 @@ struct input {
 	struct obd_task *task;
 };
 
-static int64_t read_file(void *opaque, unsigned thread, void *buf, size_t count, uint64_t offset, struct obd_error *err)
+static int64_t read_file(void *opaque, unsigned thread, const void *plan, void *buf, size_t count, uint64_t offset,
+			 struct obd_error *err)
 {
 	const struct input *input = opaque;
 	size_t done = 0;
 
-	(void)thread;
+	(void)thread, (void)plan;
 	while (done < count) {
 		ssize_t r = pread(input->fd, (uint8_t *)buf + done, count - done, (off_t)(offset + done));
 
@@ -56,12 +57,13 @@ static int wait_for_input(const struct input *input, struct obd_error *err)
 }
 
 /** However the bytes trickle in, only the last job is short: a short block in the middle would be lost. */
-static int64_t read_pipe(void *opaque, unsigned thread, void *buf, size_t count, uint64_t offset, struct obd_error *err)
+static int64_t read_pipe(void *opaque, unsigned thread, const void *plan, void *buf, size_t count, uint64_t offset,
+			 struct obd_error *err)
 {
 	const struct input *input = opaque;
 	size_t done = 0;
 
-	(void)thread;
+	(void)thread, (void)plan;
 	while (done < count) {
 		ssize_t r = wait_for_input(input, err);
 
@@ -133,12 +135,13 @@ static int stored_init(struct stored *stored, struct obd_blob *blob, unsigned th
 	return 0;
 }
 
-static int64_t read_stored(void *opaque, unsigned thread, void *buf, size_t count, uint64_t offset,
+static int64_t read_stored(void *opaque, unsigned thread, const void *plan, void *buf, size_t count, uint64_t offset,
 			   struct obd_error *err)
 {
 	const struct stored *stored = opaque;
 	int r = obd_unwrap_pread(stored->unwraps[thread], stored->layer, buf, count, offset, err);
 
+	(void)plan;
 	return r ? r : (int64_t)count;
 }
 

@@ -9,6 +9,7 @@
 #include "events.h"
 #include "change.h"
 #include "image_private.h"
+#include "stack.h"
 #include "upper.h"
 
 enum {
@@ -311,6 +312,10 @@ static int take_upper(struct obd_image *image, struct obd_upper *upper, struct o
 		image->info.virtual_size = upper->virtual_size;
 	if (!image->info.virtual_size)
 		return obd_fail(err, EINVAL, "virtual_size: no layer of the image states one");
+	if (upper && upper->lean) {
+		image->lean_upper = upper;
+		return 0;
+	}
 	image->upper = upper;
 	if (!upper || upper->read_only)
 		return 0;
@@ -354,7 +359,7 @@ static int start_engine(struct obd_image *image, struct obd_layer **layers, uint
 	int r;
 
 	/* engines plan reads and come back later: what is written meanwhile must not be missed */
-	if (image->upper)
+	if (image->upper || image->lean_upper)
 		engine = NULL;
 	/* what is fetched as it is read comes from the page cache, where it was just put */
 	for (uint32_t i = 0; engine && i < count; i++)
@@ -427,18 +432,23 @@ int obd_image_create(struct obd_layer **layers, uint32_t count, struct obd_upper
 		r = start_engine(image, layers, count, err);
 	}
 	if (!r) {
-		image->layers = calloc(OBD_LAYERS_MAX, sizeof(*image->layers));
+		image->layers = calloc(OBD_LAYERS_MAX + 1, sizeof(*image->layers));
 		if (!image->layers)
 			r = obd_fail(err, ENOMEM, "no memory for an image");
 	}
+	if (!r) {
+		memcpy(image->layers, layers, count * sizeof(*image->layers));
+		r = obd_image_strips(image, err);
+	}
 	if (r) {
+		free(image->layers);
+		image->layers = NULL;
 		if (image->upper)
 			image->upper->readers_gone = NULL;
-		image->upper = NULL; /* stays the caller's */
+		image->upper = image->lean_upper = NULL; /* stays the caller's */
 		obd_image_destroy(image);
 		return r;
 	}
-	memcpy(image->layers, layers, count * sizeof(*image->layers));
 	obd_rest_map(image);
 	*ret = image;
 	return 0;
@@ -463,8 +473,11 @@ void obd_image_destroy(struct obd_image *image)
 	if (obd_upper_close(image->upper, &error))
 		obd_image_report(image, OBD_EVENT_WRITE_ERROR, error.code, error.text);
 	obd_index_destroy(image->index);
+	obd_stack_destroy(image->stack);
 	for (uint32_t i = 0; image->layers && i < image->info.layers; i++)
-		obd_layer_close(image->layers[i]);
+		if (!image->lean_upper || image->layers[i] != &image->lean_upper->layer)
+			obd_layer_close(image->layers[i]);
+	obd_upper_close(image->lean_upper, NULL);
 	pthread_mutex_destroy(&image->workers_lock);
 	pthread_mutex_destroy(&image->grace.wait_lock);
 	pthread_rwlock_destroy(&image->change_lock);

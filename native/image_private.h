@@ -49,6 +49,8 @@ struct obd_image {
 	struct obd_events *events;
 	char *name;
 	bool writable;
+	struct obd_stack *stack;      /**< of lean layers: the index has a part of what it shows; else NULL */
+	struct obd_upper *lean_upper; /**< then the topmost of them is this one's data, or NULL */
 	struct obd_upper *upper;      /**< atomic; NULL: read-only. A snapshot replaces it and the index */
 	struct obd_grace grace;	      /**< of a writable image: around each look at upper and index */
 	pthread_rwlock_t change_lock; /**< shared by each change while it is made; a snapshot has it alone */
@@ -89,6 +91,10 @@ static inline uint64_t obd_image_size(const struct obd_image *image)
 {
 	return __atomic_load_n(&image->info.virtual_size, __ATOMIC_RELAXED);
 }
+
+/* image_strips.c */
+/** Makes an image of lean layers one that is gone through; 0 for an image of others, and when that is settled. */
+int obd_image_strips(struct obd_image *image, struct obd_error *err);
 
 /* work.c */
 void obd_work_init(struct obd_image *image);

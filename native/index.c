@@ -31,7 +31,7 @@ void obd_segments_deinit(struct obd_segments *segments)
 	memset(segments, 0, sizeof(*segments));
 }
 
-static int segments_init(struct obd_segments *segments, size_t capacity)
+int obd_segments_init(struct obd_segments *segments, size_t capacity)
 {
 	size_t keys, bytes;
 
@@ -46,7 +46,7 @@ static int segments_init(struct obd_segments *segments, size_t capacity)
 	return -ENOMEM;
 }
 
-/** Gives back what segments_init took too much, and ends the keys for the search. */
+/** Gives back what obd_segments_init took too much, and ends the keys for the search. */
 static void segments_finish(struct obd_segments *segments)
 {
 	uint64_t *key = realloc(segments->key, (segments->count + WINDOW) * sizeof(*key));
@@ -148,7 +148,7 @@ static int run_merge(struct run *upper, struct run *lower, struct run *ret)
 	    __builtin_add_overflow(room, lower->segments.count, &room))
 		rc = -ENOMEM;
 	else
-		rc = segments_init(&ret->segments, room);
+		rc = obd_segments_init(&ret->segments, room);
 	if (rc == 0) {
 		ret->owned = true;
 		ret->keep = UINT64_MAX;
@@ -189,7 +189,7 @@ static int reduce(const struct obd_segments *const *layers, unsigned first, unsi
 	return run_merge(&upper, &lower, ret);
 }
 
-static int merge(const struct obd_segments *const *layers, unsigned count, struct obd_segments *ret)
+int obd_segments_merge(const struct obd_segments *const *layers, unsigned count, struct obd_segments *ret)
 {
 	struct run empty = {.owned = false}, merged;
 	int rc = reduce(layers, 0, count, &merged);
@@ -323,8 +323,25 @@ const char *obd_index_version_name(void)
 	return chosen < 0 ? "none" : versions[chosen].name;
 }
 
+/** Takes segments over, even when it fails. */
+static int index_init(struct obd_index *index, struct obd_segments *segments, int version)
+{
+	const size_t count = segments->count;
+
+	index->segments = *segments;
+	if (count > SEGMENTS_MAX)
+		return -EFBIG;
+	if (!count)
+		return 0;
+	index->last = obd_key_sector(index->segments.key[count - 1]);
+	index->end = obd_key_end(index->segments.key[count - 1]);
+	index->version = versions[version].version;
+	return index->version == OBD_INDEX_BUCKET ? table_create(index) : 0;
+}
+
 int obd_index_create(const struct obd_segments *const *layers, unsigned count, struct obd_index **ret)
 {
+	struct obd_segments merged;
 	struct obd_index *index;
 	int chosen = version_chosen(), rc;
 
@@ -333,16 +350,29 @@ int obd_index_create(const struct obd_segments *const *layers, unsigned count, s
 	index = calloc(1, sizeof(*index));
 	if (index == NULL)
 		return -ENOMEM;
-	rc = merge(layers, count, &index->segments);
-	if (rc == 0 && index->segments.count > SEGMENTS_MAX)
-		rc = -EFBIG;
-	if (rc == 0 && index->segments.count > 0) {
-		index->last = obd_key_sector(index->segments.key[index->segments.count - 1]);
-		index->end = obd_key_end(index->segments.key[index->segments.count - 1]);
-		index->version = versions[chosen].version;
-		if (index->version == OBD_INDEX_BUCKET)
-			rc = table_create(index);
+	rc = obd_segments_merge(layers, count, &merged);
+	if (rc == 0)
+		rc = index_init(index, &merged, chosen);
+	if (rc < 0) {
+		obd_index_destroy(index);
+		return rc;
 	}
+	*ret = index;
+	return 0;
+}
+
+int obd_index_wrap(struct obd_segments *segments, struct obd_index **ret)
+{
+	struct obd_index *index = calloc(1, sizeof(*index));
+	int chosen = version_chosen(), rc;
+
+	if (index == NULL || chosen < 0) {
+		obd_segments_deinit(segments);
+		free(index);
+		return index == NULL ? -ENOMEM : chosen;
+	}
+	segments_finish(segments);
+	rc = index_init(index, segments, chosen);
 	if (rc < 0) {
 		obd_index_destroy(index);
 		return rc;

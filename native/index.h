@@ -53,7 +53,11 @@ struct obd_segments {
 	uint64_t *key, *map;
 	size_t count;
 };
+/** Room for so many. 0 or -ENOMEM. */
+int obd_segments_init(struct obd_segments *segments, size_t capacity);
 void obd_segments_deinit(struct obd_segments *segments);
+/** As obd_index_create has them: for each sector the topmost layer's, its number in map. 0 or -ENOMEM. */
+int obd_segments_merge(const struct obd_segments *const *layers, unsigned count, struct obd_segments *ret);
 
 /** What obd_index_find was chosen to be; the environment's OVERLAYBD_INDEX demands one by name. */
 enum obd_index_version { OBD_INDEX_PLAIN = 0, OBD_INDEX_BUCKET = 1 };
@@ -79,6 +83,8 @@ struct obd_index {
  * 0, -ENOMEM, -EFBIG (more than 128,000,000 segments), -EINVAL (count 0 or above 255, or OVERLAYBD_INDEX names none).
  */
 int obd_index_create(const struct obd_segments *const *layers, unsigned count, struct obd_index **ret);
+/** The index of what is merged already: segments, made by obd_segments_init, are taken over. */
+int obd_index_wrap(struct obd_segments *segments, struct obd_index **ret);
 void obd_index_destroy(struct obd_index *index);
 /** Bytes held: 16 a segment and the table. */
 uint64_t obd_index_memory(const struct obd_index *index);

@@ -25,16 +25,16 @@ static int reader_pread(void *opaque, void *buf, size_t count, uint64_t offset)
 	return obd_unwrap_pread(reader->unwrap, reader->layer, buf, count, offset, NULL);
 }
 
-static int open_zfile(struct obd_layer *layer, struct obd_error *err)
+static int open_zfile(struct obd_layer *layer, bool lean, struct obd_error *err)
 {
 	int r = obd_zfile_probe(layer->blob, layer->base, layer->stored_size, err);
 
 	if (r <= 0)
 		return r;
-	return obd_zfile_open(layer->blob, layer->base, layer->stored_size, &layer->zfile, err);
+	return obd_zfile_open(layer->blob, layer->base, layer->stored_size, lean, &layer->zfile, err);
 }
 
-static int open_lsmt(struct obd_layer *layer, struct obd_error *err)
+static int open_lsmt(struct obd_layer *layer, bool lean, struct obd_error *err)
 {
 	struct reader reader = {.layer = layer};
 	const struct obd_stream stream = {obd_unwrap_size(layer), layer->blob->path, reader_pread, &reader};
@@ -42,12 +42,12 @@ static int open_lsmt(struct obd_layer *layer, struct obd_error *err)
 
 	if (r)
 		return obd_fail(err, -r, "%s: no memory", layer->blob->path);
-	r = obd_lsmt_open(&stream, &layer->lsmt, err);
+	r = obd_lsmt_open(&stream, lean, &layer->lsmt, err);
 	obd_unwrap_destroy(reader.unwrap);
 	return r;
 }
 
-static int open_wrappers(struct obd_layer *layer, struct obd_error *err)
+static int open_wrappers(struct obd_layer *layer, bool lean, struct obd_error *err)
 {
 	int r;
 
@@ -56,10 +56,11 @@ static int open_wrappers(struct obd_layer *layer, struct obd_error *err)
 	if (r < 0)
 		return r;
 	layer->tar = r > 0;
-	return open_zfile(layer, err);
+	return open_zfile(layer, lean, err);
 }
 
-static int layer_open(struct obd_blob *blob, bool lsmt, struct obd_layer **ret, struct obd_error *err)
+static int layer_open(struct obd_blob *blob, bool lsmt, bool lean, bool lean_zfile, struct obd_layer **ret,
+		      struct obd_error *err)
 {
 	struct obd_layer *layer = calloc(1, sizeof(*layer));
 	int r;
@@ -67,9 +68,9 @@ static int layer_open(struct obd_blob *blob, bool lsmt, struct obd_layer **ret, 
 	if (!layer)
 		return obd_fail(err, ENOMEM, "%s: no memory", blob->path);
 	layer->blob = blob;
-	r = open_wrappers(layer, err);
+	r = open_wrappers(layer, lean_zfile, err);
 	if (!r && lsmt)
-		r = open_lsmt(layer, err);
+		r = open_lsmt(layer, lean, err);
 	if (r) {
 		layer->blob = NULL; // stays the caller's
 		obd_layer_close(layer);
@@ -81,12 +82,17 @@ static int layer_open(struct obd_blob *blob, bool lsmt, struct obd_layer **ret, 
 
 int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err)
 {
-	return layer_open(blob, true, ret, err);
+	return layer_open(blob, true, false, false, ret, err);
+}
+
+int obd_layer_open_lean(struct obd_blob *blob, uint32_t for_image, struct obd_layer **ret, struct obd_error *err)
+{
+	return layer_open(blob, true, true, !for_image, ret, err);
 }
 
 int obd_layer_open_wrappers(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err)
 {
-	return layer_open(blob, false, ret, err);
+	return layer_open(blob, false, true, true, ret, err);
 }
 
 void obd_layer_close(struct obd_layer *layer)

@@ -14,7 +14,7 @@ struct obd_layer {
 	struct obd_lsmt lsmt;
 };
 
-/** As obd_layer_open, but looks no further than the wrappers: what is in them may be anything. */
+/** As obd_layer_open_lean, but looks no further than the wrappers: what is in them may be anything. */
 int obd_layer_open_wrappers(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err);
 
 #endif

@@ -20,8 +20,6 @@
 #include "little_endian.h"
 #include "lsmt_record.h"
 
-enum { INDEX_CHUNK = 64 * 1024 };
-
 static int read_stream(const struct obd_stream *stream, void *buf, size_t count, uint64_t offset, const char *what,
 		       struct obd_error *err)
 {
@@ -63,6 +61,8 @@ static int parse_trailer(const struct obd_stream *stream, const uint8_t *trailer
 	obd_uuid_parse(trailer + 56, ret->uuid);
 	obd_uuid_parse(trailer + 93, ret->parent_uuid);
 	memcpy(ret->message, trailer + 134, OBD_LSMT_MESSAGE);
+	ret->index_offset = index_offset;
+	ret->entries = entries;
 	if (entries > OBD_LSMT_ENTRIES_MAX)
 		return obd_fail(err, EFBIG, "%s: LSMT index_size: %llu entries, at most %d", stream->name,
 				(unsigned long long)entries, OBD_LSMT_ENTRIES_MAX);
@@ -81,10 +81,8 @@ static int parse_trailer(const struct obd_stream *stream, const uint8_t *trailer
 
 /** Appends the entries that say something. at: stream offset of the first, for messages. */
 static int append_entries(const struct obd_stream *stream, const uint8_t *raw, size_t count, uint64_t at,
-			  uint64_t data_end, struct obd_segments *segments, struct obd_error *err)
+			  uint64_t data_end, uint64_t *behind, struct obd_segments *segments, struct obd_error *err)
 {
-	uint64_t behind = segments->count ? obd_key_end(segments->key[segments->count - 1]) : 0;
-
 	for (size_t i = 0; i < count; i++, at += OBD_LSMT_ENTRY) {
 		const uint64_t word0 = obd_le64(raw, i * OBD_LSMT_ENTRY), word1 = obd_le64(raw, i * OBD_LSMT_ENTRY + 8);
 		const uint64_t sector = word0 & (OBD_LSMT_SECTORS_MAX - 1), length = word0 >> 50;
@@ -95,18 +93,30 @@ static int append_entries(const struct obd_stream *stream, const uint8_t *raw, s
 		if (sector == OBD_LSMT_PADDING || !length)
 			continue;
 		fault = obd_lsmt_entry_fault(sector, length, obd_map_msector(map), obd_map_zeroed(map), data_end);
-		if (sector < behind)
+		if (sector < *behind)
 			fault = "begins before the one in front of it ends";
 		if (fault)
 			return obd_fail(err, EINVAL,
 					"%s: LSMT index entry at offset %llu (sector %llu, length %llu, place %llu) %s",
 					stream->name, (unsigned long long)at, (unsigned long long)sector,
 					(unsigned long long)length, (unsigned long long)obd_map_msector(map), fault);
-		segments->key[segments->count] = obd_key(sector, length);
-		segments->map[segments->count++] = map;
-		behind = sector + length;
+		if (segments) {
+			segments->key[segments->count] = obd_key(sector, length);
+			segments->map[segments->count++] = map;
+		}
+		*behind = sector + length;
 	}
 	return 0;
+}
+
+int obd_lsmt_read(const struct obd_stream *stream, const struct obd_lsmt *lsmt, uint64_t first, size_t count,
+		  uint8_t *buffer, uint64_t *behind, struct obd_segments *segments, struct obd_error *err)
+{
+	const uint64_t at = lsmt->index_offset + first * OBD_LSMT_ENTRY;
+	int r = read_stream(stream, buffer, count * OBD_LSMT_ENTRY, at, "index", err);
+
+	return r ? r
+		 : append_entries(stream, buffer, count, at, lsmt->index_offset / OBD_SECTOR, behind, segments, err);
 }
 
 /** Gives back what padding entries would have taken. */
@@ -118,30 +128,31 @@ static void shrink(uint64_t **words, size_t count)
 		*words = less;
 }
 
-static int read_index(const struct obd_stream *stream, uint64_t offset, uint64_t entries, uint8_t *buffer,
-		      struct obd_segments *segments, struct obd_error *err)
+static int read_index(const struct obd_stream *stream, struct obd_lsmt *lsmt, uint8_t *buffer, struct obd_error *err)
 {
-	const uint64_t data_end = offset / OBD_SECTOR;
+	struct obd_segments *segments = lsmt->lean ? NULL : &lsmt->segments;
+	const uint64_t entries = lsmt->entries;
+	uint64_t behind = 0;
 
-	segments->key = malloc((size_t)(entries + 1) * sizeof(*segments->key));
-	segments->map = malloc((size_t)(entries + 1) * sizeof(*segments->map));
-	if (!segments->key || !segments->map)
-		return obd_fail(err, ENOMEM, "%s: no memory for %llu segments", stream->name,
-				(unsigned long long)entries);
-	while (entries) {
-		const size_t count = entries < INDEX_CHUNK / OBD_LSMT_ENTRY ? (size_t)entries
-									    : INDEX_CHUNK / OBD_LSMT_ENTRY;
-		int r = read_stream(stream, buffer, count * OBD_LSMT_ENTRY, offset, "index", err);
+	if (segments) {
+		segments->key = malloc((size_t)(entries + 1) * sizeof(*segments->key));
+		segments->map = malloc((size_t)(entries + 1) * sizeof(*segments->map));
+		if (!segments->key || !segments->map)
+			return obd_fail(err, ENOMEM, "%s: no memory for %llu segments", stream->name,
+					(unsigned long long)entries);
+	}
+	for (uint64_t first = 0, count; first < entries; first += count) {
+		int r;
 
-		if (!r)
-			r = append_entries(stream, buffer, count, offset, data_end, segments, err);
+		count = entries - first < OBD_LSMT_CHUNK ? entries - first : OBD_LSMT_CHUNK;
+		r = obd_lsmt_read(stream, lsmt, first, (size_t)count, buffer, &behind, segments, err);
 		if (r)
 			return r;
-		entries -= count;
-		offset += count * OBD_LSMT_ENTRY;
 	}
-	shrink(&segments->key, segments->count);
-	shrink(&segments->map, segments->count);
+	if (segments) {
+		shrink(&segments->key, segments->count);
+		shrink(&segments->map, segments->count);
+	}
 	return 0;
 }
 
@@ -164,15 +175,16 @@ static int lsmt_init(const struct obd_stream *stream, uint8_t *buffer, struct ob
 	r = parse_trailer(stream, buffer, ret, err);
 	if (r)
 		return r;
-	return read_index(stream, obd_le64(buffer, 32), obd_le64(buffer, 40), buffer, &ret->segments, err);
+	return read_index(stream, ret, buffer, err);
 }
 
-int obd_lsmt_open(const struct obd_stream *stream, struct obd_lsmt *ret, struct obd_error *err)
+int obd_lsmt_open(const struct obd_stream *stream, bool lean, struct obd_lsmt *ret, struct obd_error *err)
 {
-	uint8_t *buffer = malloc(INDEX_CHUNK);
+	uint8_t *buffer = malloc(OBD_LSMT_CHUNK * OBD_LSMT_ENTRY);
 	int r;
 
 	memset(ret, 0, sizeof(*ret));
+	ret->lean = lean;
 	if (!buffer)
 		return obd_fail(err, ENOMEM, "%s: no memory", stream->name);
 	r = lsmt_init(stream, buffer, ret, err);

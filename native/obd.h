@@ -201,6 +201,13 @@ struct obd_layer_info {
 struct obd_layer;
 /** Finds the wrapping by content, reads and checks the index. Owns blob from a successful return on. */
 OBD_PUBLIC int obd_layer_open(struct obd_blob *blob, struct obd_layer **ret, struct obd_error *err);
+/**
+ * For a program that goes through the layer once, such as obd_commit: checked as well, but what it has is read when it
+ * is needed, so that it takes little memory however large the index. for_image: 1: an image can be made of it, that is
+ * gone through by obd_image_advance; a ZFile's jump table is held for that.
+ */
+OBD_PUBLIC int obd_layer_open_lean(struct obd_blob *blob, uint32_t for_image, struct obd_layer **ret,
+				   struct obd_error *err);
 OBD_PUBLIC void obd_layer_close(struct obd_layer *layer);
 OBD_PUBLIC void obd_layer_info(const struct obd_layer *layer, struct obd_layer_info *ret);
 
@@ -229,7 +236,11 @@ struct obd_upper_info {
 
 struct obd_upper;
 #define OBD_UPPER_READ_ONLY 1u /**< for the tools: neither file is changed, and another reader is welcome; exact */
-#define OBD_UPPER_EXACT 2u /**< segments stay what was written: so what is made of them is as the original makes it */
+#define OBD_UPPER_EXACT                                                                                                \
+	2u /**< to be sealed: segments stay what was written, so that it is as the original makes it                   \
+	    */
+
+#define OBD_UPPER_LEAN 4u /**< with OBD_UPPER_READ_ONLY: as obd_layer_open_lean */
 
 /** Makes both files, whole or not at all. -EEXIST when there is one already; index_path is needed for both kinds. */
 OBD_PUBLIC int obd_upper_create(const char *data_path, const char *index_path, const struct obd_upper_options *options,
@@ -342,6 +353,11 @@ OBD_PUBLIC int obd_image_snapshot(struct obd_image *image, struct obd_upper *nex
 OBD_PUBLIC int obd_image_grow(struct obd_image *image, uint64_t virtual_size, struct obd_error *err);
 /** The next mapped range at or after offset, [*start, *end), clamped to the virtual size. 1 found, 0 none. */
 OBD_PUBLIC int obd_image_next_data(const struct obd_image *image, uint64_t offset, uint64_t *start, uint64_t *end);
+/**
+ * Of lean layers, and an upper that is lean, an image is made that knows a part of the disk at a time, none at first.
+ * This makes it the next part, which ends at *end: the disk's size when it is the last. No request is under way.
+ */
+OBD_PUBLIC int obd_image_advance(struct obd_image *image, uint64_t *end, struct obd_error *err);
 /** What reads have mapped of the page cache, for seconds, is no memory of this process any more. */
 OBD_PUBLIC void obd_image_forget(struct obd_image *image);
 /** Requests that wait for missing bytes end with this errno, now and from now on. */

@@ -36,6 +36,11 @@ OBD_PUBLIC int obd_test_crc32c(unsigned version, const void *data, size_t count,
 /** Reads the unwrapped LSMT stream; count or -errno, -EINVAL beyond its end. */
 OBD_PUBLIC int64_t obd_test_layer_pread(const struct obd_layer *layer, void *buf, size_t count, uint64_t offset);
 
+/* ---- stack: feed.c ---- */
+
+/** No more than so many segments of a layer are held while layers are gone through; 0: as many as always. */
+OBD_PUBLIC void obd_test_feed_budget(size_t segments);
+
 /* ---- upper: test_upper_index.c, upper_checkpoint.c, upper_compact.c, upper_flush.c ---- */
 
 struct obd_upper_index;

@@ -2,6 +2,7 @@
 #ifndef OBD_UNWRAP_H
 #define OBD_UNWRAP_H
 #include "layer.h"
+#include "task.h"
 
 /**
  * What one thread needs to read the unwrapped streams of layers, front to back or anywhere: a decoder, room for stored
@@ -17,5 +18,9 @@ uint64_t obd_unwrap_size(const struct obd_layer *layer);
  */
 int obd_unwrap_pread(struct obd_unwrap *unwrap, const struct obd_layer *layer, void *buf, size_t count, uint64_t offset,
 		     struct obd_error *err);
+/** The same; a layer that is fetched as it is read is waited for, a moment at a time, so that the task can be stopped.
+ */
+int obd_unwrap_await(struct obd_unwrap *unwrap, const struct obd_layer *layer, void *buf, size_t count, uint64_t offset,
+		     struct obd_task *task, struct obd_error *err);
 
 #endif

@@ -135,13 +135,15 @@ int obd_upper_open(const char *data_path, const char *index_path, uint32_t flags
 	struct obd_upper *upper;
 	int r;
 
-	if (flags & ~(OBD_UPPER_READ_ONLY | OBD_UPPER_EXACT))
+	if (flags & ~(OBD_UPPER_READ_ONLY | OBD_UPPER_EXACT | OBD_UPPER_LEAN) ||
+	    (flags & OBD_UPPER_LEAN && !(flags & OBD_UPPER_READ_ONLY)))
 		return obd_fail(err, EINVAL, "%s: flags 0x%x are not known", data_path, flags);
 	upper = calloc(1, sizeof(*upper));
 	if (!upper)
 		return obd_fail(err, ENOMEM, "%s: no memory", data_path);
 	upper->data_fd = upper->index_fd = -1;
 	upper->read_only = (flags & OBD_UPPER_READ_ONLY) != 0;
+	upper->lean = upper->layer.lsmt.lean = (flags & OBD_UPPER_LEAN) != 0;
 	init_locks(upper);
 	obd_upper_index_init(&upper->map, upper->read_only || flags & OBD_UPPER_EXACT);
 	r = open_files(upper, data_path, index_path, err);

@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 
 #include "layer.h"
+#include "task.h"
 #include "upper_checkpoint.h"
 #include "upper_index.h"
 
@@ -35,10 +36,13 @@ struct obd_upper {
 	int data_fd, index_fd;	/**< for writing; -1: read-only, or no index */
 	char *index_path;
 	bool sparse, read_only;
+	bool lean; /**< the map stays empty: obd_feed reads what it would have */
 	char uuid[40], parent_uuid[40];
 	uint64_t virtual_size; /**< atomic, bytes; 0 = inherits from below */
 	uint64_t unit;	       /**< bytes: what a file system allocates at once; sparse */
 	uint64_t dropped;      /**< entries of the index file that were not believed */
+	uint64_t believed;     /**< bytes of the index file: entries in front of it are looked at */
+	uint64_t data_size;    /**< bytes of the data file when it was opened */
 
 	pthread_rwlock_t map_lock; /**< guards map */
 	struct obd_upper_index map;
@@ -115,6 +119,13 @@ struct obd_upper_found {
 	bool sizes_differ;		/**< the headers state different virtual sizes */
 };
 int obd_upper_load(struct obd_upper *upper, struct obd_upper_found *found, struct obd_error *err);
+/** 0 or -errno with err filled. */
+typedef int obd_upper_entry_seen(void *opaque, uint64_t sector, uint64_t length, uint64_t map, struct obd_error *err);
+/** All entries of an append-only layer's index file that are believed, in the order in which they were written. */
+int obd_upper_replay(struct obd_upper *upper, obd_upper_entry_seen *seen, void *opaque, struct obd_task *task,
+		     struct obd_error *err);
+/** The next extent of a sparse layer's data from byte *begin of its file on: 1, 0 when there is none, or -errno. */
+int obd_upper_extent(const struct obd_upper *upper, uint64_t *begin, uint64_t *end, struct obd_error *err);
 
 /* upper_write.c */
 struct obd_upper_entry {

@@ -107,6 +107,12 @@ uint64_t obd_upper_index_memory(const struct obd_upper_index *index)
 	       index->capacity * (sizeof(*index->first) + sizeof(*index->leaf));
 }
 
+uint64_t obd_upper_index_middle(const struct obd_upper_index *index)
+{
+	return index->leaves > 1 ? index->first[index->leaves / 2]
+				 : obd_key_sector(index->leaf[0]->key[index->leaf[0]->count / 2]);
+}
+
 /* ---- leaves ---- */
 
 static void leaves_insert(struct obd_upper_index *index, size_t at, struct obd_upper_leaf *leaf)

@@ -40,6 +40,8 @@ void obd_upper_index_unset(struct obd_upper_index *index, uint64_t sector, uint6
 /** The first segments that end behind sector and begin before end, at most count of them; how many. */
 unsigned obd_upper_index_find(const struct obd_upper_index *index, uint64_t sector, uint64_t end, uint64_t *keys,
 			      uint64_t *maps, unsigned count);
+/** Where the middle one of at least two segments begins. */
+uint64_t obd_upper_index_middle(const struct obd_upper_index *index);
 /** Bytes held. */
 uint64_t obd_upper_index_memory(const struct obd_upper_index *index);
 

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "feed.h"
 #include "full_io.h"
 #include "little_endian.h"
 #include "lsmt_record.h"
@@ -64,10 +65,11 @@ static int take_size(struct obd_upper *upper, const char *path, const uint8_t *h
 
 struct replay {
 	struct obd_upper *upper;
-	uint64_t data_end;  /* sectors of the data file */
-	uint64_t confirmed; /* bytes of the index file: entries in front have to make sense */
-	uint64_t behind;    /* behind the last entry that was believed */
-	uint64_t bad_at;    /* where the first one that was not is, 0: none */
+	obd_upper_entry_seen *seen; /* NULL: they are only checked */
+	void *opaque;
+	struct obd_task *task;
+	uint64_t behind; /* behind the last entry that was believed */
+	uint64_t bad_at; /* where the first one that was not is, 0: none */
 	uint64_t bad;
 	const char *fault;
 };
@@ -84,49 +86,99 @@ static int replay_entry(struct replay *replay, const uint8_t *entry, uint64_t at
 	const uint64_t word0 = obd_le64(entry, 0), word1 = obd_le64(entry, 8);
 	const uint64_t sector = word0 & (OBD_LSMT_SECTORS_MAX - 1), length = word0 >> 50;
 	const uint64_t map = word1 & (OBD_MSECTOR_MASK | OBD_ZEROED);
-	struct obd_upper *upper = replay->upper;
+	const struct obd_upper *upper = replay->upper;
 	const char *fault;
+	int r;
 
 	/* no entry: padding, a page that a power cut has lost, or the original's note of a write of nothing */
 	if (sector == OBD_LSMT_PADDING || !length)
 		return 0;
-	fault = obd_lsmt_entry_fault(sector, length, obd_map_msector(map), obd_map_zeroed(map), replay->data_end);
+	fault = obd_lsmt_entry_fault(sector, length, obd_map_msector(map), obd_map_zeroed(map),
+				     upper->data_size / OBD_SECTOR);
 	if (fault) {
 		if (!replay->bad++) {
 			replay->bad_at = at;
 			replay->fault = fault;
 		}
-		return at < replay->confirmed ? damaged(replay, err) : 0;
+		return at < upper->confirmed ? damaged(replay, err) : 0;
 	}
 	if (replay->bad)
 		return damaged(replay, err);
-	if (obd_upper_index_reserve(&upper->map, 1))
-		return obd_fail(err, ENOMEM, "%s: no memory for the segments", upper->index_path);
-	obd_upper_index_set(&upper->map, sector, length, map, NULL, NULL);
+	r = replay->seen ? replay->seen(replay->opaque, sector, length, map, err) : 0;
 	replay->behind = at + OBD_LSMT_ENTRY;
-	return 0;
+	return r;
 }
 
-static int replay_range(struct replay *replay, uint64_t from, uint64_t to, struct obd_error *err)
+static int replay_all(struct replay *replay, struct obd_error *err)
 {
+	const uint64_t to = replay->upper->believed;
 	uint8_t *buffer = malloc(CHUNK);
-	int r = buffer ? 0 : -ENOMEM;
+	int r = 0;
 
-	while (from < to && !r) {
+	if (!buffer)
+		return obd_fail(err, ENOMEM, "%s: no memory", replay->upper->index_path);
+	for (uint64_t from = OBD_LSMT_RECORD; from < to && !r; from += CHUNK) {
 		const size_t count = to - from < CHUNK ? (size_t)(to - from) : CHUNK;
 
 		r = obd_pread_full(replay->upper->index_fd, buffer, count, from);
-		if (r) {
+		if (r)
 			obd_fail(err, -r, "%s: reading %zu bytes at offset %llu: %s", replay->upper->index_path, count,
 				 (unsigned long long)from, strerror(-r));
-			break;
-		}
+		else if (obd_task_stopped(replay->task))
+			r = obd_fail(err, ECANCELED, "stopped");
 		for (size_t i = 0; i < count && !r; i += OBD_LSMT_ENTRY)
 			r = replay_entry(replay, buffer + i, from + i, err);
-		from += count;
 	}
 	free(buffer);
-	return buffer ? r : obd_fail(err, ENOMEM, "%s: no memory", replay->upper->index_path);
+	return r;
+}
+
+int obd_upper_replay(struct obd_upper *upper, obd_upper_entry_seen *seen, void *opaque, struct obd_task *task,
+		     struct obd_error *err)
+{
+	struct replay replay = {.upper = upper, .seen = seen, .opaque = opaque, .task = task};
+
+	return replay_all(&replay, err);
+}
+
+static int into_map(void *opaque, uint64_t sector, uint64_t length, uint64_t map, struct obd_error *err)
+{
+	struct obd_upper *upper = opaque;
+
+	if (obd_upper_index_reserve(&upper->map, 1))
+		return obd_fail(err, ENOMEM, "%s: no memory for the segments", upper->layer.blob->path);
+	obd_upper_index_set(&upper->map, sector, length, map, NULL, NULL);
+	return 0;
+}
+
+/*
+ * The map of a layer that is opened to be sealed, whose index file is longer than what is held of one: it is replayed
+ * strip by strip. No sealed layer has more segments than the map may have here.
+ */
+static int load_in_order(struct obd_upper *upper, struct obd_error *err)
+{
+	struct obd_feed feed;
+	int r;
+
+	upper->lean = true;
+	r = obd_feed_init(&feed, &upper->layer, upper, obd_feed_budget(), NULL, err);
+	while (!r) {
+		r = obd_feed_fill(&feed, err);
+		for (; !r && feed.at < feed.segments.count; feed.at++) {
+			const uint64_t key = feed.segments.key[feed.at], map = feed.segments.map[feed.at];
+
+			r = into_map(upper, obd_key_sector(key), obd_key_length(key), map, err);
+			if (!r && upper->map.segments > OBD_LSMT_ENTRIES_MAX)
+				r = obd_fail(err, EFBIG,
+					     "%s: more than %d segments, a sealed layer has no more; commit it instead",
+					     upper->layer.blob->path, OBD_LSMT_ENTRIES_MAX);
+		}
+		if (feed.ended)
+			break;
+	}
+	obd_feed_deinit(&feed);
+	upper->lean = false;
+	return r;
 }
 
 /* For the log only: what cannot be read is not counted. */
@@ -150,8 +202,7 @@ static uint64_t count_entries(const struct obd_upper *upper, uint64_t from, uint
 /* ---- append-only ---- */
 
 /* Up to where entries are believed. */
-static int believe(struct obd_upper *upper, const uint8_t *header, struct obd_upper_found *found, uint64_t *limit,
-		   struct obd_error *err)
+static int believe(struct obd_upper *upper, const uint8_t *header, struct obd_upper_found *found, struct obd_error *err)
 {
 	struct obd_checkpoint checkpoint;
 	const uint64_t whole = found->index_size - (found->index_size - OBD_LSMT_RECORD) % OBD_LSMT_ENTRY;
@@ -160,7 +211,7 @@ static int believe(struct obd_upper *upper, const uint8_t *header, struct obd_up
 
 	if (r < 0)
 		return obd_fail(err, -r, "%s: reading what was confirmed: %s", upper->index_path, strerror(-r));
-	*limit = whole;
+	upper->believed = whole;
 	upper->confirmed = upper->confirmed_data = OBD_LSMT_RECORD;
 	if (!r)
 		return 0;
@@ -173,16 +224,17 @@ static int believe(struct obd_upper *upper, const uint8_t *header, struct obd_up
 	if (checkpoint.state == OBD_CHECKPOINT_CLOSED ||
 	    (checkpoint.state == OBD_CHECKPOINT_OPEN && obd_checkpoint_same_boot(&checkpoint)))
 		return 0;
-	*limit = checkpoint.index_end;
+	upper->believed = checkpoint.index_end;
 	upper->data_end = checkpoint.data_end;
-	upper->dropped = count_entries(upper, *limit, whole);
+	upper->dropped = count_entries(upper, upper->believed, whole);
 	return 0;
 }
 
 static int load_append(struct obd_upper *upper, uint8_t *header, struct obd_upper_found *found, struct obd_error *err)
 {
-	struct replay replay = {.upper = upper, .data_end = found->data_size / OBD_SECTOR, .behind = OBD_LSMT_RECORD};
-	uint64_t limit = OBD_LSMT_RECORD;
+	struct replay replay = {.upper = upper, .opaque = upper, .behind = OBD_LSMT_RECORD};
+	const bool to_seal = upper->map.exact && !upper->read_only;
+	bool in_order = false;
 	int r = read_header(upper->index_fd, upper->index_path, header,
 			    OBD_LSMT_HEADER | OBD_LSMT_DATA | OBD_LSMT_SEALED, OBD_LSMT_HEADER, err);
 
@@ -201,11 +253,14 @@ static int load_append(struct obd_upper *upper, uint8_t *header, struct obd_uppe
 				(unsigned long long)(found->index_size - OBD_LSMT_RECORD) / OBD_LSMT_ENTRY,
 				ENTRIES_MAX);
 	upper->data_end = (found->data_size + OBD_SECTOR - 1) / OBD_SECTOR * OBD_SECTOR;
-	r = believe(upper, header, found, &limit, err);
+	r = believe(upper, header, found, err);
 	if (r)
 		return r;
-	replay.confirmed = upper->confirmed;
-	r = replay_range(&replay, OBD_LSMT_RECORD, limit, err);
+	in_order = to_seal && (upper->believed - OBD_LSMT_RECORD) / OBD_LSMT_ENTRY > obd_feed_budget();
+	replay.seen = upper->lean || in_order ? NULL : into_map;
+	r = replay_all(&replay, err);
+	if (!r && in_order)
+		r = load_in_order(upper, err);
 	if (r)
 		return r;
 	upper->dropped += replay.bad;
@@ -219,41 +274,49 @@ static int load_append(struct obd_upper *upper, uint8_t *header, struct obd_uppe
 static int load_extent(struct obd_upper *upper, uint64_t begin, uint64_t end, struct obd_error *err)
 {
 	uint64_t sector = (begin - OBD_LSMT_RECORD) / OBD_SECTOR, stop = (end - OBD_LSMT_RECORD) / OBD_SECTOR;
+	int r = 0;
 
-	while (sector < stop) {
+	while (sector < stop && !r) {
 		uint64_t length = stop - sector < OBD_LSMT_LENGTH_MAX ? stop - sector : OBD_LSMT_LENGTH_MAX;
 
-		if (obd_upper_index_reserve(&upper->map, 1))
-			return obd_fail(err, ENOMEM, "%s: no memory for the segments", upper->layer.blob->path);
-		obd_upper_index_set(&upper->map, sector, length, sector + OBD_LSMT_DATA_SECTOR, NULL, NULL);
+		r = into_map(upper, sector, length, sector + OBD_LSMT_DATA_SECTOR, err);
 		sector += length;
 	}
-	return 0;
+	return r;
+}
+
+int obd_upper_extent(const struct obd_upper *upper, uint64_t *begin, uint64_t *end, struct obd_error *err)
+{
+	const int fd = upper->layer.blob->fd;
+	const uint64_t size = upper->data_size - upper->data_size % OBD_SECTOR, from = *begin;
+	off_t data, hole;
+
+	if (from >= size)
+		return 0;
+	data = lseek(fd, (off_t)from, SEEK_DATA);
+	if (data < 0 && errno == ENXIO)
+		return 0;
+	hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+	if (hole < 0)
+		return obd_fail(err, errno, "%s: looking for data from offset %llu on: %s", upper->layer.blob->path,
+				(unsigned long long)from, strerror(errno));
+	*begin = (uint64_t)data - (uint64_t)data % OBD_SECTOR;
+	*end = (uint64_t)hole < size ? (uint64_t)hole : size;
+	return 1;
 }
 
 /* The file system knows what was written: every extent with data is a segment. */
-static int load_sparse(struct obd_upper *upper, const struct obd_upper_found *found, struct obd_error *err)
+static int load_sparse(struct obd_upper *upper, struct obd_error *err)
 {
-	const int fd = upper->layer.blob->fd;
-	const uint64_t size = found->data_size - found->data_size % OBD_SECTOR;
-	uint64_t at = OBD_LSMT_RECORD;
+	uint64_t begin = OBD_LSMT_RECORD, end = 0;
+	int r;
 
-	while (at < size) {
-		off_t begin = lseek(fd, (off_t)at, SEEK_DATA), end;
-		int r;
-
-		if (begin < 0 && errno == ENXIO)
-			return 0;
-		end = begin < 0 ? -1 : lseek(fd, begin, SEEK_HOLE);
-		if (end < 0)
-			return obd_fail(err, errno, "%s: looking for data from offset %llu on: %s",
-					upper->layer.blob->path, (unsigned long long)at, strerror(errno));
-		at = (uint64_t)end < size ? (uint64_t)end : size;
-		r = load_extent(upper, (uint64_t)begin - (uint64_t)begin % OBD_SECTOR, at, err);
+	for (; (r = obd_upper_extent(upper, &begin, &end, err)) > 0; begin = end) {
+		r = load_extent(upper, begin, end, err);
 		if (r)
-			return r;
+			break;
 	}
-	return 0;
+	return r;
 }
 
 /* ---- both ---- */
@@ -285,12 +348,13 @@ int obd_upper_load(struct obd_upper *upper, struct obd_upper_found *found, struc
 		r = take_size(upper, blob->path, header, found, err);
 	if (r)
 		return r;
+	upper->data_size = found->data_size;
 	upper->sparse = (obd_le32(header, 28) & OBD_LSMT_SPARSE) != 0;
 	obd_uuid_parse(header + 56, upper->uuid);
 	obd_uuid_parse(header + 93, upper->parent_uuid);
 	found->sizes_differ = false;
 	if (upper->sparse)
-		return load_sparse(upper, found, err);
+		return upper->lean ? 0 : load_sparse(upper, err);
 	if (upper->index_fd < 0)
 		return obd_fail(err, EINVAL, "%s: an append-only layer, and no index file is named", blob->path);
 	r = file_size(upper->index_fd, upper->index_path, &found->index_size, &upper->unit, err);

@@ -50,6 +50,7 @@ struct source {
 	const struct obd_blob *blob;
 	uint64_t base, size;
 	struct obd_error *err;
+	bool lean;
 };
 
 static const uint8_t magic[24] = {'Z', 'F', 'i', 'l', 'e', 0,	1,   0,	  't', 'u', 'j', 'i',
@@ -138,7 +139,7 @@ static int read_header(const struct source *source, uint8_t *raw)
 
 int obd_zfile_probe(const struct obd_blob *blob, uint64_t base, uint64_t size, struct obd_error *err)
 {
-	const struct source source = {blob, base, size, err};
+	const struct source source = {blob, base, size, err, false};
 	uint8_t raw[RECORD];
 
 	return read_header(&source, raw);
@@ -227,22 +228,33 @@ static int check_record(const struct source *source, const struct obd_zfile_reco
 	return 0;
 }
 
-static int table_init(struct obd_zfile *zfile)
+/** Blocks from one that base knows to the next. */
+static uint64_t known_blocks(const struct obd_zfile *zfile, bool lean)
 {
-	const uint64_t groups = (zfile->blocks >> zfile->group_shift) + 2;
-
-	zfile->base = malloc((size_t)groups * sizeof(*zfile->base));
-	zfile->delta = malloc((size_t)(zfile->blocks + 1) * sizeof(*zfile->delta));
-	return zfile->base && zfile->delta ? 0 : -ENOMEM;
+	return lean ? OBD_ZFILE_STRIDE : UINT64_C(1) << zfile->group_shift;
 }
 
-/** Appends blocks [first, first + count) with these lengths to the table; zfile->end is where the first one begins. */
-static int table_append(struct obd_zfile *zfile, const struct source *source, uint64_t limit, uint64_t first,
+static int table_init(struct obd_zfile *zfile, bool lean)
+{
+	const uint64_t known = zfile->blocks / known_blocks(zfile, lean) + 2;
+
+	zfile->base = malloc((size_t)known * sizeof(*zfile->base));
+	if (!lean)
+		zfile->delta = malloc((size_t)(zfile->blocks + 1) * sizeof(*zfile->delta));
+	return zfile->base && (lean || zfile->delta) ? 0 : -ENOMEM;
+}
+
+/**
+ * Appends blocks [first, first + count) with these lengths to the table; zfile->end is where the first one begins,
+ * group where its group does.
+ */
+static int table_append(struct obd_zfile *zfile, const struct source *source, uint64_t *group, uint64_t first,
 			const uint8_t *lengths, uint64_t count)
 {
 	const uint32_t crc = zfile->verify ? CRC : 0;
 	const uint32_t longest = zfile->block_size + zfile->block_size / 255 + 16 + LENGTH_SLACK + crc;
-	const uint64_t group_mask = (UINT64_C(1) << zfile->group_shift) - 1;
+	const uint64_t group_mask = (UINT64_C(1) << zfile->group_shift) - 1, limit = zfile->index_offset;
+	const uint64_t known = known_blocks(zfile, source->lean);
 	const char *path = source->blob->path;
 
 	for (uint64_t i = 0; i < count; i++) {
@@ -251,8 +263,10 @@ static int table_append(struct obd_zfile *zfile, const struct source *source, ui
 		uint64_t before;
 
 		if (!(block & group_mask))
-			zfile->base[block >> zfile->group_shift] = zfile->end;
-		before = zfile->end - zfile->base[block >> zfile->group_shift];
+			*group = zfile->end;
+		if (!(block & (known - 1)))
+			zfile->base[block / known] = zfile->end;
+		before = zfile->end - *group;
 		if (length <= crc)
 			return obd_fail(source->err, EIO, "%s: ZFile index: block %llu has a stored length of %u", path,
 					block, length);
@@ -268,7 +282,8 @@ static int table_append(struct obd_zfile *zfile, const struct source *source, ui
 			return obd_fail(source->err, EIO,
 					"%s: ZFile index: block %llu ends beyond the data, which ends at offset %llu",
 					path, block, (unsigned long long)limit);
-		zfile->delta[block] = (uint16_t)before;
+		if (zfile->delta)
+			zfile->delta[block] = (uint16_t)before;
 		zfile->end += length;
 		if (length > zfile->stored_max)
 			zfile->stored_max = length;
@@ -283,6 +298,8 @@ static int table_append(struct obd_zfile *zfile, const struct source *source, ui
 static int read_index(struct obd_zfile *zfile, const struct source *source, const struct obd_zfile_record *record,
 		      uint8_t *buffer)
 {
+	const uint64_t known = known_blocks(zfile, source->lean);
+	uint64_t group = 0;
 	int r, bad = 0;
 	uint32_t crc = 0;
 
@@ -299,14 +316,14 @@ static int read_index(struct obd_zfile *zfile, const struct source *source, cons
 		else if (bad)
 			return bad;
 		if (!bad)
-			bad = table_append(zfile, source, record->index_offset, first, buffer, count);
+			bad = table_append(zfile, source, &group, first, buffer, count);
 	}
 	if (record->flags & OBD_ZFILE_DIGEST && crc != record->index_crc)
 		return obd_fail(source->err, EBADMSG,
 				"%s: ZFile index at offset %llu: its CRC is 0x%08x, index_crc says 0x%08x",
 				source->blob->path, (unsigned long long)(source->base + record->index_offset), crc,
 				record->index_crc);
-	zfile->base[(zfile->blocks + (UINT64_C(1) << zfile->group_shift) - 1) >> zfile->group_shift] = zfile->end;
+	zfile->base[(zfile->blocks + known - 1) / known] = zfile->end;
 	return bad;
 }
 
@@ -330,8 +347,9 @@ static int zfile_init(struct obd_zfile *zfile, const struct source *source)
 	zfile->algo = record.algo;
 	zfile->verify = record.verify != 0;
 	zfile->end = RECORD + (uint64_t)record.dict_size;
+	zfile->index_offset = record.index_offset;
 	buffer = malloc(zfile->blocks < INDEX_CHUNK / 4 ? (size_t)zfile->blocks * 4 + 1 : INDEX_CHUNK);
-	if (!buffer || table_init(zfile))
+	if (!buffer || table_init(zfile, source->lean))
 		r = obd_fail(source->err, ENOMEM, "%s: no memory for the ZFile index of %llu blocks",
 			     source->blob->path, (unsigned long long)zfile->blocks);
 	else
@@ -340,10 +358,10 @@ static int zfile_init(struct obd_zfile *zfile, const struct source *source)
 	return r;
 }
 
-int obd_zfile_open(const struct obd_blob *blob, uint64_t base, uint64_t size, struct obd_zfile **ret,
+int obd_zfile_open(const struct obd_blob *blob, uint64_t base, uint64_t size, bool lean, struct obd_zfile **ret,
 		   struct obd_error *err)
 {
-	const struct source source = {blob, base, size, err};
+	const struct source source = {blob, base, size, err, lean};
 	struct obd_zfile *zfile = calloc(1, sizeof(*zfile));
 	int r;
 
@@ -369,8 +387,32 @@ void obd_zfile_close(struct obd_zfile *zfile)
 
 uint64_t obd_zfile_memory(const struct obd_zfile *zfile)
 {
-	return sizeof(*zfile) + ((zfile->blocks >> zfile->group_shift) + 2) * sizeof(*zfile->base) +
-	       (zfile->blocks + 1) * sizeof(*zfile->delta);
+	const bool lean = !zfile->delta;
+
+	return sizeof(*zfile) + (zfile->blocks / known_blocks(zfile, lean) + 2) * sizeof(*zfile->base) +
+	       (lean ? 0 : (zfile->blocks + 1) * sizeof(*zfile->delta));
+}
+
+int obd_zfile_read_stride(const struct obd_zfile *zfile, const struct obd_blob *blob, uint64_t base, uint64_t stride,
+			  uint32_t offsets[OBD_ZFILE_STRIDE + 1])
+{
+	const uint64_t first = stride * OBD_ZFILE_STRIDE, left = zfile->blocks - first;
+	const size_t count = left < OBD_ZFILE_STRIDE ? (size_t)left : OBD_ZFILE_STRIDE;
+	int r = obd_blob_pread(blob, offsets, count * sizeof(*offsets), base + zfile->index_offset + first * 4);
+	uint32_t at = 0;
+
+	if (r)
+		return r;
+	for (size_t i = 0; i < count; i++) {
+		const uint32_t length = obd_le32((const uint8_t *)offsets, i * sizeof(*offsets));
+
+		if (!length || length > zfile->stored_max)
+			return -EIO;
+		offsets[i] = at;
+		at += length;
+	}
+	offsets[count] = at;
+	return at == zfile->base[stride + 1] - zfile->base[stride] ? 0 : -EIO;
 }
 
 /* ---- decoding ---- */

@@ -38,7 +38,12 @@ void obd_zfile_put_record(uint8_t raw[OBD_ZFILE_RECORD], const struct obd_zfile_
  *     group g = block / group_blocks       base[g] (u64, relative to the ZFile's start) + delta[block] (u16)
  *
  * 2.5 bytes a block at 4 KiB. Read-only after open; any number of threads decode from it.
+ *
+ * A lean one, of a program that goes through it once, has no delta, and base only for every OBD_ZFILE_STRIDE-th block:
+ * obd_zfile_read_stride reads what lies between.
  */
+enum { OBD_ZFILE_STRIDE = 4096 };
+
 struct obd_zfile {
 	uint64_t original_size; /**< bytes when decoded */
 	uint64_t blocks;
@@ -52,17 +57,25 @@ struct obd_zfile {
 		base; /**< one more than there are groups; when the last group is full, base[last] is the end of data */
 	uint16_t *delta;
 	uint64_t end; /**< where the last stored block ends, relative to the ZFile's start */
+	uint64_t index_offset;
 };
 
 /** 1: a ZFile with a good header; 0: something else; -errno: unreadable, or a ZFile whose header is damaged. */
 int obd_zfile_probe(const struct obd_blob *blob, uint64_t base, uint64_t size, struct obd_error *err);
 /** The ZFile occupies [base, base + size) of blob. */
-int obd_zfile_open(const struct obd_blob *blob, uint64_t base, uint64_t size, struct obd_zfile **ret,
+int obd_zfile_open(const struct obd_blob *blob, uint64_t base, uint64_t size, bool lean, struct obd_zfile **ret,
 		   struct obd_error *err);
+/**
+ * Where the blocks of a stride begin, and the last of them ends, relative to where the first begins; of a lean ZFile,
+ * opened at base of blob. -EIO when that is not what it was when it was opened.
+ */
+int obd_zfile_read_stride(const struct obd_zfile *zfile, const struct obd_blob *blob, uint64_t base, uint64_t stride,
+			  uint32_t offsets[OBD_ZFILE_STRIDE + 1]);
 void obd_zfile_close(struct obd_zfile *zfile);
 uint64_t obd_zfile_memory(const struct obd_zfile *zfile);
 
-/** Where block's stored bytes begin, relative to the ZFile's start; block == blocks gives the end. */
+/** Where block's stored bytes begin, relative to the ZFile's start; block == blocks gives the end. Not of a lean one.
+ */
 static inline uint64_t obd_zfile_at(const struct obd_zfile *z, uint64_t block)
 {
 	if (__builtin_expect(block >= z->blocks, 0))

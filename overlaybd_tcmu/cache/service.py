@@ -195,21 +195,21 @@ class Lease:
             raise errors.RegistryError(_Kind.PROTOCOL, f"{self.one.digest}: {cause}")
         self.one.learn(self.source.repository)
 
-    def open_layer(self) -> native.Layer:
+    def open_layer(self, lean: native.Lean = native.Lean.NOT) -> native.Layer:
         """
         A layer that reads through the cache. RegistryError when the registry is why it cannot be
         opened, NativeError when its content is. What turns out to be damaged is fetched again once.
         """
         try:
-            return self._open_layer()
+            return self._open_layer(lean)
         except errors.NativeError as error:
             if self.one.whole:
                 raise
             log.warning("layer damaged, fetched again digest=%s error=%s", self.one.digest, error)
         self.one.discard()
-        return self._open_layer()
+        return self._open_layer(lean)
 
-    def _open_layer(self) -> native.Layer:
+    def _open_layer(self, lean: native.Lean) -> native.Layer:
         opened = time.monotonic()
         one = self.one
         one.sources.begin_opening(self, opened)
@@ -217,7 +217,7 @@ class Lease:
             self._prefetch()
             opened_from = one.file.blob(int(OPEN_S * 1000))
             with self._cache.watch.opening(opened_from, self._stop):
-                return native.Layer(opened_from)
+                return native.Layer(opened_from, lean)
         except errors.NativeError as error:
             failure = one.sources.last_error
             given_up = (_Kind.TIMEOUT.code, _Kind.CLOSED.code)

@@ -373,6 +373,9 @@ class Library:
 
     def _bind_layers(self, fn: Callable[..., Any]) -> None:
         self.layer_open = fn("layer_open", c_int, [_HANDLE, _RET, _ERROR], _check_text)
+        self.layer_open_lean = fn(
+            "layer_open_lean", c_int, [_HANDLE, c_uint32, _RET, _ERROR], _check_text
+        )
         self.layer_close = fn("layer_close", None, [_HANDLE])
         self.layer_info = fn("layer_info", None, [_HANDLE, POINTER(LayerInfo)])
 
@@ -420,6 +423,9 @@ class Library:
             c_int,
             [_HANDLE, c_uint64, POINTER(c_uint64), POINTER(c_uint64)],
             _check,
+        )
+        self.image_advance = fn(
+            "image_advance", c_int, [_HANDLE, POINTER(c_uint64), _ERROR], _check_text
         )
         self.image_forget = fn("image_forget", None, [_HANDLE])
         self.image_cancel = fn("image_cancel", None, [_HANDLE, c_int])

@@ -16,14 +16,16 @@ import os
 from ctypes import c_char, c_uint64, c_void_p
 from typing import Any, Optional, Sequence, Tuple
 
-from . import core, handle, upper
+from . import core, handle, layer, upper
 
 Handle = handle.Handle
+Blob = layer.Blob
+Layer = layer.Layer
+LayerInfo = layer.LayerInfo
+Lean = layer.Lean
 Upper = upper.Upper
 UpperInfo = upper.UpperInfo
 create_upper = upper.create_upper
-
-BLOB_DIRECT = 1
 
 
 class Engine(enum.IntEnum):
@@ -61,25 +63,6 @@ class Event:
     dropped: int
     image: str
     text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerInfo:
-    """struct obd_layer_info; sizes in bytes."""
-
-    virtual_size: int
-    stream_size: int
-    segments: int
-    memory: int
-    tar: int
-    zfile: int
-    block_size: int
-    verify: int
-    direct: int
-    sparse: int
-    uuid: str
-    parent_uuid: str
-    message: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,47 +152,6 @@ class Events(handle.Handle):
         core.library().events_destroy(address)
 
 
-class Blob(handle.Handle):
-    """Bytes a layer is read from: today a local file."""
-
-    def __init__(self, path: str, direct: bool = False) -> None:
-        super().__init__()
-        ret = c_void_p()
-        flags = BLOB_DIRECT if direct else 0
-        core.library().blob_open(
-            os.fsencode(path), flags, ctypes.byref(ret), ctypes.byref(core.Error())
-        )
-        self._address = ret.value
-
-    def _destroy(self, address: int) -> None:
-        core.library().blob_close(address)
-
-
-class Layer(handle.Handle):
-    """One read-only layer; takes the blob over, and closes it too when it cannot be opened."""
-
-    def __init__(self, blob: Blob) -> None:
-        super().__init__()
-        ret = c_void_p()
-        with blob:
-            core.library().layer_open(blob.address, ctypes.byref(ret), ctypes.byref(core.Error()))
-            blob.release()
-        self._address = ret.value
-
-    @classmethod
-    def open(cls, path: str, direct: bool = False) -> "Layer":
-        """A layer in a local file; direct asks for O_DIRECT beside it."""
-        return cls(Blob(path, direct))
-
-    def info(self) -> LayerInfo:
-        struct = core.LayerInfo()
-        core.library().layer_info(self.address, ctypes.byref(struct))
-        return handle.record(LayerInfo, struct)
-
-    def _destroy(self, address: int) -> None:
-        core.library().layer_close(address)
-
-
 class Image(handle.Handle):
     """
     A stack of layers, lowest first, read as one disk, and written where it has an upper one; takes
@@ -241,8 +183,8 @@ class Image(handle.Handle):
             ctypes.byref(ret),
             ctypes.byref(core.Error()),
         )
-        for layer in layers:
-            layer.release()
+        for one in layers:
+            one.release()
         if upper:
             upper.release()
         self._address = ret.value
@@ -321,6 +263,15 @@ class Image(handle.Handle):
         leaves those with ECANCELED unanswered, for whoever serves the device next.
         """
         core.library().image_cancel(self.address, error)
+
+    def advance(self) -> int:
+        """
+        Of an image that is gone through: makes what it knows of the disk the next part, and says
+        where that ends; its size at last. Nobody reads it meanwhile.
+        """
+        end = c_uint64()
+        core.library().image_advance(self.address, ctypes.byref(end), ctypes.byref(core.Error()))
+        return end.value
 
     def next_data(self, offset: int) -> Optional[Tuple[int, int]]:
         """(start, end) of the next range from offset on that a layer has; None: holes only."""

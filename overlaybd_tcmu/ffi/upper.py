@@ -11,6 +11,7 @@ from . import core, handle
 
 READ_ONLY = 1
 EXACT = 2
+LEAN = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +56,26 @@ def create_upper(
 class Upper(handle.Handle):
     """
     A writable layer; index may be "" for a sparse one. Opening it puts right what a crash left,
-    close() flushes and raises what that says. exact keeps its segments as they were written.
+    close() flushes and raises what that says. exact keeps its segments as they were written. lean:
+    to be gone through once, by a commit or an image, in little memory however long its index.
     """
 
-    def __init__(self, data: str, index: str, read_only: bool = False, exact: bool = False) -> None:
+    def __init__(
+        self,
+        data: str,
+        index: str,
+        read_only: bool = False,
+        exact: bool = False,
+        lean: bool = False,
+    ) -> None:
         super().__init__()
         ret = c_void_p()
         core.library().upper_open(
             os.fsencode(data),
             os.fsencode(index),
-            (READ_ONLY if read_only else 0) | (EXACT if exact else 0),
+            (READ_ONLY if read_only or lean else 0)
+            | (EXACT if exact else 0)
+            | (LEAN if lean else 0),
             ctypes.byref(ret),
             ctypes.byref(core.Error()),
         )

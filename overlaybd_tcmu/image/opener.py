@@ -44,18 +44,21 @@ def open_image(
     stop: Optional[threading.Event] = None,
     read_only: bool = False,
     resizing: bool = False,
+    in_order: bool = False,
 ) -> native.Image:
     """
     The image, writable if it has an upper and read_only is False; ImageError says why not. Without
     remote, its layers must be local. stop, once set, ends the waiting for a registry. resizing: by
-    the tool that resizes it.
+    the tool that resizes it. in_order: by a tool that goes through it, with Image.advance(), and
+    has not the memory for its index.
     """
     direct = engine == native.Engine.LIBAIO
-    with contextlib.closing(remote_layers.Opening(remote, image_config, stop)) as opening:
+    lean = native.Lean.IN_ORDER if in_order else native.Lean.NOT
+    with contextlib.closing(remote_layers.Opening(remote, image_config, stop, lean)) as opening:
         layers = _open_lowers(image_config, direct, opening)
         upper: Optional[native.Upper] = None
         try:
-            upper = _open_upper(image_config.upper, read_only, resizing)
+            upper = _open_upper(image_config.upper, read_only or in_order, resizing, in_order)
             return opening.image(
                 layers,
                 engine=engine,
@@ -81,17 +84,19 @@ def open_layers(
     remote: Optional[remote_layers.Remote] = None,
 ) -> Iterator[Tuple[List[native.Layer], Optional[native.Upper]]]:
     """
-    The layers themselves, the lowest first, and the writable one over them, all to be read.
-    Without remote, they must be local.
+    The layers themselves, the lowest first, and the writable one over them, all lean: to be
+    committed. Without remote, they must be local.
     """
     with contextlib.ExitStack() as stack:
         opening = stack.enter_context(
-            contextlib.closing(remote_layers.Opening(remote, image_config))
+            contextlib.closing(
+                remote_layers.Opening(remote, image_config, lean=native.Lean.TO_COMMIT)
+            )
         )
         layers = _open_lowers(image_config, False, opening)
         for layer in layers:
             stack.enter_context(layer)
-        upper = _open_upper(image_config.upper, read_only=True)
+        upper = _open_upper(image_config.upper, read_only=True, lean=True)
         if upper is not None:
             stack.enter_context(upper)
         yield layers, upper
@@ -150,7 +155,8 @@ def _open_lowers(
         [
             _how_to_open(image_config, number, lower, direct, opening)
             for number, lower in enumerate(image_config.data_lowers)
-        ]
+        ],
+        opening.give_up,
     )
 
 
@@ -163,7 +169,7 @@ def _how_to_open(
 ) -> OpenLayer:
     found = local_place(lower)
     if found is not None:
-        return functools.partial(_open_local, number, found, direct)
+        return functools.partial(_open_local, number, found, direct, opening.lean)
     if not image_config.repo_blob_url:
         # The words for a remote layer without a registry; a lost local file is told apart.
         places = _places(lower)
@@ -190,7 +196,7 @@ def _places(lower: config.LowerConfig) -> List[str]:
 
 
 def _open_upper(
-    upper: config.UpperConfig, read_only: bool, resizing: bool = False
+    upper: config.UpperConfig, read_only: bool, resizing: bool = False, lean: bool = False
 ) -> Optional[native.Upper]:
     """The writable layer, if there is one; what a crash has left of it is put right, and told."""
     if not upper.is_used:
@@ -200,7 +206,7 @@ def _open_upper(
         left = f"{upper.data}{RESIZING} is left of it; run overlaybd-resize again"
         raise errors.ImageError("the image is being resized", left)
     try:
-        opened = native.Upper(upper.data, upper.index, read_only)
+        opened = native.Upper(upper.data, upper.index, read_only, lean=lean)
     except errors.NativeError as error:
         raise errors.ImageError("failed to open upper", str(error)) from error
     info = opened.info()
@@ -210,33 +216,41 @@ def _open_upper(
     return opened
 
 
-def _open_layers(opens: List[OpenLayer]) -> List[native.Layer]:
-    """All or none. Of several failures the lowest layer's is told, whoever failed first."""
+def _open_layers(opens: List[OpenLayer], give_up: Callable[[], None]) -> List[native.Layer]:
+    """
+    All or none. Of several failures the lowest layer's is told, whoever failed first. Ctrl-C, in a
+    program's main thread, gives up those that wait for a registry.
+    """
     started = time.monotonic()
     threads = max(min(len(opens), OPENERS), 1)
-    layers: List[native.Layer] = []
+    futures: "List[concurrent.futures.Future[native.Layer]]" = []
     failure: Optional[BaseException] = None
     with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="open") as executor:
-        futures = [executor.submit(open_one) for open_one in opens]
-        for future in futures:
-            # Work is handed out in order: whatever lies below a failed layer has been started.
-            if failure is not None and future.cancel():
-                continue
-            error = future.exception()
-            if error is None:
-                layers.append(future.result())
-            elif failure is None:
-                failure = error
+        try:
+            for open_one in opens:
+                futures.append(executor.submit(open_one))
+            for future in futures:
+                # Work is handed out in order: whatever lies below a failed layer has been started.
+                if failure is not None and future.cancel():
+                    continue
+                error = future.exception()
+                failure = error if failure is None else failure
+        except KeyboardInterrupt as interrupt:
+            failure = interrupt
+            give_up()
+            executor.shutdown(wait=False, cancel_futures=True)
     if failure is not None:
-        for layer in layers:
-            layer.close()
+        for future in futures:
+            if not future.cancelled() and future.exception() is None:
+                future.result().close()
         raise failure
+    layers = [future.result() for future in futures]
     elapsed_ms = (time.monotonic() - started) * 1000
     log.debug("layers opened count=%d elapsed_ms=%.1f", len(layers), elapsed_ms)
     return layers
 
 
-def _open_local(number: int, path: str, direct: bool) -> native.Layer:
+def _open_local(number: int, path: str, direct: bool, lean: native.Lean) -> native.Layer:
     try:
         blob = native.Blob(path, direct)
     except errors.NativeError as error:
@@ -244,6 +258,6 @@ def _open_local(number: int, path: str, direct: bool) -> native.Layer:
             f"failed to open local file {path}", os.strerror(error.code)
         ) from error
     try:
-        return native.Layer(blob)
+        return native.Layer(blob, lean)
     except errors.NativeError as error:
         raise errors.ImageError(f"failed to open layer {number}", str(error)) from error

@@ -81,7 +81,10 @@ class Opening:
         remote: Optional["Remote"],  # None: remote layers cannot be had
         image: image_config.ImageConfig,
         stop: Optional[threading.Event] = None,
+        lean: native.Lean = native.Lean.NOT,
     ) -> None:
+        """lean: what the layers will be, local ones too."""
+        self.lean = lean
         self._remote = remote
         self._image = image
         self._stop = stop or threading.Event()
@@ -100,11 +103,15 @@ class Opening:
             )
             with self._lock:
                 self._leases[number] = lease
-            return lease.open_layer()
+            return lease.open_layer(self.lean)
         except errors.RegistryError as error:
             raise errors.ImageError(f"failed to open remote file /{url}", str(error)) from error
         except errors.NativeError as error:
             raise errors.ImageError(f"failed to open layer {number}", str(error)) from error
+
+    def give_up(self) -> None:
+        """Whoever waits for a registry waits no longer."""
+        self._stop.set()
 
     def image(self, layers: Sequence[native.Layer], **more: Any) -> native.Image:
         """The image of all layers; takes the leases over."""

@@ -8,6 +8,8 @@ What fails leaves a file system that is whole, with the entries up to the one th
 
 import argparse
 import contextlib
+import dataclasses
+import errno
 import os
 import re
 import stat
@@ -44,12 +46,20 @@ def opened_input(path: str) -> Iterator[int]:
         os.close(fd)
 
 
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What is written to, and how to end its waiting for a registry."""
+
+    disk: ext4.Disk
+    cancel: Callable[[], None] = lambda: None
+
+
 @contextlib.contextmanager
-def opened_disk(options: argparse.Namespace) -> Iterator[ext4.Disk]:
-    """What is written to: the image's disk, or with --raw the file itself."""
+def opened_disk(options: argparse.Namespace) -> Iterator[Target]:
+    """The image's disk, or with --raw the file itself."""
     if options.raw:
         with ext4.file_disk(options.image_config) as disk:
-            yield disk
+            yield Target(disk)
         return
     image = image_config.load(options.image_config)
     if not image.upper.is_used:
@@ -57,16 +67,22 @@ def opened_disk(options: argparse.Namespace) -> Iterator[ext4.Disk]:
     with contextlib.ExitStack() as stack:
         remote_layers = stack.enter_context(lowers.fetched(options.service_config_path))
         reader = stack.enter_context(opener.open_image(image, remote=remote_layers))
-        yield ext4.image_disk(reader)
+        yield Target(ext4.image_disk(reader), lambda: reader.cancel(errno.ECANCELED))
 
 
-def watched(call: Callable[[ext4.Progress], _Result], total: int) -> _Result:
-    """Shows how much of its input a long call has read, of total bytes or 0; Ctrl-C ends it."""
+def watched(
+    call: Callable[[ext4.Progress], _Result], total: int, cancel: Callable[[], None]
+) -> _Result:
+    """
+    Shows how much of its input a long call has read, of total bytes or 0; Ctrl-C ends it, and
+    calls cancel.
+    """
     counters = ext4.Progress()
     line = progress.Progress(total)
 
     def stop() -> None:
         counters.stop = 1
+        cancel()
 
     try:
         return background.run(
@@ -76,29 +92,32 @@ def watched(call: Callable[[ext4.Progress], _Result], total: int) -> _Result:
         line.end()
 
 
-def extract(disk: ext4.Disk, fd: int, sha256: Optional[str]) -> ext4.Applied:
+def extract(target: Target, fd: int, sha256: Optional[str]) -> ext4.Applied:
     """A file's checksum is known before anything is written, a pipe's when all of it is."""
+    disk, cancel = target.disk, target.cancel
     status = os.fstat(fd)
     is_file = stat.S_ISREG(status.st_mode)
     total = status.st_size if is_file else 0
     if is_file and sha256:
         start = os.lseek(fd, 0, os.SEEK_CUR)
-        watched(lambda counters: ext4.digest(fd, sha256, counters), total)
+        watched(lambda counters: ext4.digest(fd, sha256, counters), total, cancel)
         os.lseek(fd, start, os.SEEK_SET)
-        return watched(lambda counters: ext4.apply(disk, fd, None, counters), total)
-    return watched(lambda counters: ext4.apply(disk, fd, sha256, counters), total)
+        return watched(lambda counters: ext4.apply(disk, fd, None, counters), total, cancel)
+    return watched(lambda counters: ext4.apply(disk, fd, sha256, counters), total, cancel)
 
 
 def run(options: argparse.Namespace) -> None:
     refuse_unsupported(options)
-    with opened_input(options.input) as fd, opened_disk(options) as disk:
+    with opened_input(options.input) as fd, opened_disk(options) as target:
         if options.mkfs:
             try:
-                ext4.mkfs(disk)
+                background.run(
+                    lambda: ext4.mkfs(target.disk), lambda: None, target.cancel, background.PERIOD_S
+                )
             except errors.NativeError as error:
                 raise errors.Error(f"mkfs failed, {options.image_config}: {error}") from error
         try:
-            applied = extract(disk, fd, options.sha256)
+            applied = extract(target, fd, options.sha256)
         except errors.NativeError as error:
             raise errors.Error(f"failed to extract {options.input}: {error}") from error
     if applied.warnings:

@@ -4,11 +4,17 @@ A long call of the core in a thread of its own: it knows no signals, and what it
 be closed under it. So signals are let through only while somebody waits who can tell it to stop.
 """
 
+import errno
 import signal
 import threading
 from typing import Callable, List, TypeVar
 
+from ..ffi import native
+from ..image import remote
+
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+PERIOD_S = 0.25
 
 _Result = TypeVar("_Result")
 
@@ -50,3 +56,13 @@ def run(
     if failures:
         raise failures[0]
     return results[0]
+
+
+def reading(image: native.Image, call: Callable[[], _Result]) -> _Result:
+    """
+    As call(), which reads the image: when its layers are fetched for that, a signal ends the
+    waiting for a registry. What is read from files does not wait, and needs no thread.
+    """
+    if not isinstance(image, remote.LazyImage):
+        return call()
+    return run(call, lambda: None, lambda: image.cancel(errno.ECANCELED), PERIOD_S)

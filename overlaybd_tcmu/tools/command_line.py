@@ -29,6 +29,7 @@ exit status:
   105  an argument is not valid
   106  an argument is missing
   109  an argument is not known
+  130  it was interrupted
   255  it failed, and left nothing half done
 """
 
@@ -164,8 +165,7 @@ def gigabytes(text: str) -> int:
 
 def main(prog: str, work: Callable[[], None], failed: int = EXIT_FAILED) -> int:
     """Does the work; the exit status. A failure is one line on stderr."""
-    # A plain kill is as good as Ctrl-C: what is being written is given up in order.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_in_order()
     try:
         work()
         sys.stdout.flush()
@@ -180,6 +180,11 @@ def main(prog: str, work: Callable[[], None], failed: int = EXIT_FAILED) -> int:
     except (errors.Error, OSError) as error:
         print(f"{prog}: {one_line(error)}", file=sys.stderr)
         return failed
+
+
+def end_in_order() -> None:
+    """A plain kill is as good as Ctrl-C: what is being written is given up in order."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def one_line(error: BaseException) -> str:

@@ -77,12 +77,12 @@ def commit(options: argparse.Namespace) -> None:
     files.must_open(options.data_file)
     try:
         if options.commit_sealed:
-            with native.Layer.open(options.data_file) as layer:
+            with native.Layer.open(options.data_file, lean=native.Lean.TO_COMMIT) as layer:
                 progress.watch(
                     lambda task: writing.commit([layer], None, output, task=task, **names)
                 )
         else:
-            with native.Upper(options.data_file, options.index_file, read_only=True) as upper:
+            with native.Upper(options.data_file, options.index_file, lean=True) as upper:
                 progress.watch(lambda task: writing.commit([], upper, output, task=task, **names))
     except errors.NativeError as error:
         raise errors.Error(f"failed to perform commit(), {error.code}: {error}") from error
@@ -106,6 +106,7 @@ def run(options: argparse.Namespace) -> None:
         seal(options)
     else:
         commit(options)
+        wrapping.tell_digest()
     print(DONE)
 
 

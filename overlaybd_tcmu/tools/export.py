@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import os
 import sys
@@ -19,7 +20,7 @@ from .. import __version__, config, errors, units
 from ..ffi import native
 from ..image import config as image_config
 from ..image import opener, remote
-from . import progress
+from . import background, command_line, progress
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = range(3)
 
@@ -28,6 +29,7 @@ exit status:
   0  done
   1  the image cannot be opened or read, or the output cannot be written
   2  wrong arguments or configuration
+  130  it was interrupted
 """
 
 # One read: large enough for the helpers to share it, small enough to stay in the CPU's cache.
@@ -115,18 +117,34 @@ class Both:
 
 def copy(image: native.Image, sink: Sink, report: Callable[[int], None]) -> None:
     """The whole view, in order."""
-    size = image.info().virtual_size
-    buffer = bytearray(min(CHUNK, max(size, 1)))
+    copy_part(image, sink, report, 0, image.info().virtual_size)
+
+
+def copy_in_order(image: native.Image, sink: Sink, report: Callable[[int], None]) -> None:
+    """As copy(), of an image that knows a part at a time."""
+    size, offset = image.info().virtual_size, 0
+    while offset < size:
+        end = image.advance()
+        copy_part(image, sink, report, offset, end)
+        offset = end
+
+
+def copy_part(
+    image: native.Image, sink: Sink, report: Callable[[int], None], offset: int, size: int
+) -> None:
+    """From offset to size."""
+    buffer = bytearray(min(CHUNK, max(size - offset, 1)))
     view = memoryview(buffer)
-    offset, forgotten = 0, 0
+    forgotten = offset
     while offset < size:
         start, end = image.next_data(offset) or (size, size)
+        start, end = min(start, size), min(end, size)
         if start > offset:
             sink.hole(start - offset)
         offset = start
         while offset < end:
             part = view[: min(len(view), end - offset)]
-            count = image.pread_into(part, offset)
+            count = background.reading(image, functools.partial(image.pread_into, part, offset))
             if count == 0:
                 raise errors.FormatError(errno.EIO, "image ends before its size", offset)
             sink.data(part[:count])
@@ -148,7 +166,7 @@ def export_file(
         try:
             os.ftruncate(fd, image.info().virtual_size)
             file = SparseFile(fd)
-            copy(image, Both(file, digest) if digest else file, report)
+            copy_in_order(image, Both(file, digest) if digest else file, report)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -191,14 +209,14 @@ def run(options: argparse.Namespace) -> None:
         stack.callback(remote_layers.stop)
         events = stack.enter_context(native.Events())
         reader = stack.enter_context(
-            opener.open_image(image, service.io_engine, events, remote_layers, read_only=True)
+            opener.open_image(image, service.io_engine, events, remote_layers, in_order=True)
         )
         line = progress.Progress(reader.info().virtual_size)
         try:
             if to_file:
                 export_file(reader, options.output, digest, line.update)
             else:
-                copy(reader, digest or Pipe(sys.stdout.fileno()), line.update)
+                copy_in_order(reader, digest or Pipe(sys.stdout.fileno()), line.update)
         except errors.NativeError as error:
             raise errors.ImageError("read failed", cause_of(events) or str(error)) from error
         finally:
@@ -259,9 +277,12 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 def main(arguments: Optional[List[str]] = None) -> int:
     """The program; returns its exit status."""
     options = parse_arguments(arguments)
+    command_line.end_in_order()
     try:
         run(options)
         return EXIT_OK
+    except KeyboardInterrupt:
+        return _fail("stopped", command_line.EXIT_INTERRUPTED)
     except errors.ConfigError as error:
         return _fail(error, EXIT_CONFIG)
     except BrokenPipeError:
@@ -270,7 +291,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return _fail(error, EXIT_FAILED)
 
 
-def _fail(error: Exception, status: int) -> int:
+def _fail(error: object, status: int) -> int:
     print(f"overlaybd-export: {error}", file=sys.stderr)
     return status
 

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> None:
             progress.watch(lambda task: writing.commit(layers, upper, output, task=task))
         except errors.NativeError as error:
             raise errors.Error(f"failed to compact, {error.code}: {error}") from error
+    wrapping.tell_digest()
 
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from .. import units
 from ..ffi import writing
 from . import background
 
-PERIOD_S = 0.25
+PERIOD_S = background.PERIOD_S
 
 
 class Progress:

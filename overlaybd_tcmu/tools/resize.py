@@ -10,6 +10,7 @@ the image is the old one or the new one, never something in between.
 
 import argparse
 import errno
+import functools
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from .. import errors, units
 from ..ffi import native
 from ..image import config as image_config
 from ..image import opener, remote
-from . import command_line, export, files, lowers
+from . import background, command_line, export, files, lowers
 
 PROG = "overlaybd-resize"
 EXIT_FAILED = 1
@@ -39,6 +40,7 @@ exit status:
   105  an argument is not valid
   106  an argument is missing
   109  an argument is not known
+  130  it was interrupted; run it again if the image says that it is being resized
 """
 
 
@@ -144,15 +146,15 @@ def write_differences(image: native.Image, fd: int, size: int) -> None:
     for offset in touched(image, fd, size):
         count = min(CHUNK, size - offset)
         wanted = os.pread(fd, count, offset)
-        if wanted != image.pread(count, offset):
-            _write_blocks(image, wanted, offset)
+        background.reading(image, functools.partial(_write_blocks, image, wanted, offset))
     image.flush()
 
 
 def _write_blocks(image: native.Image, wanted: bytes, offset: int) -> None:
-    for at in range(0, len(wanted), BLOCK):
+    there = image.pread(len(wanted), offset)
+    for at in range(0, len(wanted), BLOCK) if wanted != there else ():
         part = wanted[at : at + BLOCK]
-        if part != image.pread(len(part), offset + at):
+        if part != there[at : at + BLOCK]:
             image.pwrite(part, offset + at)
 
 

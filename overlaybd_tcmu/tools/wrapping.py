@@ -2,6 +2,7 @@
 """Options that say how a blob is wrapped, and where it goes: the same for all who write one."""
 
 import argparse
+import sys
 from typing import Dict, Optional
 
 from .. import errors, units
@@ -33,6 +34,11 @@ def refuse_upload(options: argparse.Namespace) -> None:
         raise errors.Error("unsupport option with '-t' and '--upload' at the same time.")
     if options.upload:
         raise errors.Error("'--upload' is not supported yet: write a file and push that")
+
+
+def tell_digest() -> None:
+    """The last line on stderr, where scripts look for the digest of an upload: there was none."""
+    print(file=sys.stderr)
 
 
 def algorithm(name: Optional[str]) -> writing.Algorithm:

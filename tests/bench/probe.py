@@ -92,7 +92,7 @@ class Outcome:
     cpu_ratio: float
     ratios: List[float]
     undisturbed: int
-    allocations: int  # of the core, in the last round
+    allocations: int  # of the core, in the round with the fewest: in others a helper began
     extra: Dict[str, float]
 
 
@@ -204,7 +204,7 @@ def _run(undisturbed: Callable[[Round], bool], *arguments: object) -> Outcome:
         raise ProbeError(f"{' '.join(command)}: {done.stderr.strip()}")
     rounds = [json.loads(line) for line in done.stdout.splitlines()]
     good = [one for one in rounds if undisturbed(one)]
-    allocations = int(rounds[-1].get("allocations", 0))
+    allocations = int(min(one.get("allocations", 0) for one in rounds))
     return _outcome(good if len(good) >= ROUNDS_MIN else rounds, len(good), allocations)
 
 

@@ -33,6 +33,8 @@ index_version = _fn("index_version", c_char_p)
 load_acquire = _fn("load_acquire", c_uint32, c_void_p)
 store_release = _fn("store_release", None, c_void_p, c_uint32)
 
+feed_budget = _fn("feed_budget", None, c_size_t)
+
 upper_index_create = _fn("upper_index_create", c_int, c_int, POINTER(c_void_p))
 upper_index_destroy = _fn("upper_index_destroy", None, c_void_p)
 upper_index_set = _fn(

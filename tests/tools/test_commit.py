@@ -65,6 +65,18 @@ def test_inputs_need_not_be_writable(succeeds, pair):
     assert succeeds("commit", "data", "index", "out") == DONE
 
 
+def test_progress_is_shown_on_a_terminal(tool, pair):
+    ours, theirs = os.openpty()
+    done = tool(
+        "commit", "data", "index", "out", "-z", stderr=theirs, stdout=-1, capture_output=False
+    )
+    os.close(theirs)
+    shown = os.read(ours, 1000)
+    os.close(ours)
+    assert (done.returncode, done.stdout) == (0, DONE)
+    assert shown.startswith(b"\r100%  ") and shown.endswith(b"\n")
+
+
 def test_existing_output_is_replaced_only_by_force(succeeds, fails, pair):
     (pair / "out").write_text("precious")
     line = fails(255, "commit", "data", "index", "out")
@@ -118,14 +130,14 @@ def test_wrong_compression_is_refused(fails, pair, option, value, mode):
 def test_compression_without_effect_is_told(tool, pair, options):
     done = tool("commit", "data", "index", "out", *options)
     assert (done.returncode, done.stdout) == (0, DONE)
-    text = "WARNING option '--bs' and '--algorithm' will be ignored without '-z'\n"
+    text = "WARNING option '--bs' and '--algorithm' will be ignored without '-z'\n\n"
     assert done.stderr == text
 
 
 def test_tar_without_effect_is_told(tool, pair):
     done = tool("commit", "data", "index", "out", "-t")
     assert (done.returncode, done.stdout) == (0, DONE)
-    assert done.stderr == "WARNING option '-t' will be ignored without '-z'\n"
+    assert done.stderr == "WARNING option '-t' will be ignored without '-z'\n\n"
     assert view_of(pair / "out") == expected_view()
 
 

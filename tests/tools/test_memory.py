@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """No program needs more memory for more input, nor much of it for many threads."""
 
+import array
 import gzip
 import json
 import os
@@ -10,7 +11,7 @@ import sys
 import pytest
 
 from overlaybd_tcmu.ffi import load
-from overlaybd_tcmu.formats import commit, lsmt, writable
+from overlaybd_tcmu.formats import commit, lsmt, stream, writable
 from overlaybd_tcmu.units import GiB, KiB, MiB
 
 from ..apply import archive
@@ -65,6 +66,32 @@ def pair(tmp_path):
     return tmp_path
 
 
+def entries_of(sectors, length):
+    """Entries of an index: zeroed segments of that many sectors each."""
+    words = array.array("Q", bytes(16 * len(sectors)))
+    words[0::2] = array.array("Q", [sector | length << 50 for sector in sectors])
+    words[1::2] = array.array("Q", [lsmt.FIRST_SECTOR | 1 << 55]) * len(sectors)
+    return words.tobytes()
+
+
+def test_commit_of_more_segments_than_there_is_memory_for(tmp_path):
+    """Seven million, once 350 MB; all of a disk of 28 GiB, far from the disk's order."""
+    count, strides = 7 << 20, 1 << 10
+    model = writable.Pair(count * 4 * KiB)
+    (tmp_path / "data").write_bytes(model.data)
+    with open(tmp_path / "index", "wb") as file:
+        file.write(model.index)
+        for first in range(strides):
+            file.write(entries_of(range(first * 8, count * 8, strides * 8), 8))
+    assert peak_of("commit", tmp_path / "data", tmp_path / "index", tmp_path / "out") < LIMIT
+    with stream.File(tmp_path / "out") as file:
+        segments = lsmt.load(file).segments
+    assert segments[0].sector == 0 and all(segment.zeroed for segment in segments)
+    ends = [segment.sector + segment.length for segment in segments]
+    assert ends[:-1] == [segment.sector for segment in segments[1:]]
+    assert ends[-1] == count * 8
+
+
 @pytest.mark.parametrize("algorithm", ["lz4", "zstd"])
 def test_commit_on_many_threads(pair, algorithm):
     options = ["-z", "-t", "--algorithm", algorithm, "--compress_threads", 64]
@@ -113,13 +140,13 @@ def test_applying_many_files_and_resizing(tmp_path, archive_of_many):
     assert peak_of("resize", "--config", tmp_path / "c.json", "--size", 8) < LIMIT
 
 
-def test_merging_many_segments(tmp_path):
-    layers = []
-    for number in range(4):
-        entries = (lsmt.Segment(at, 1, 8, True) for at in range(number * 8, 1 << 21, 32))
-        index = lsmt.pack_index(entries)
-        path = tmp_path / f"layer{number}"
-        path.write_bytes(commit.assemble(b"", index, lsmt.Record(0, virtual_size=GiB)))
-        layers.append(f'{{"file": "{path}"}}')
-    (tmp_path / "c.json").write_text(f'{{"lowers": [{", ".join(layers)}]}}')
-    assert peak_of("merge", tmp_path / "c.json", tmp_path / "out") < LIMIT
+def test_merging_layers_of_as_many_segments_as_there_can_be(tmp_path):
+    """Twenty, a million segments each: held all at once they would be 320 MB, before merging."""
+    index = entries_of(range(0, 2 * 999_936, 2), 1)
+    record = lsmt.Record(0, virtual_size=GiB)
+    (tmp_path / "layer").write_bytes(commit.assemble(b"", index, record))
+    (tmp_path / "c.json").write_text(json.dumps({"lowers": [{"file": f"{tmp_path}/layer"}] * 20}))
+    assert peak_of("merge", "--compress=false", tmp_path / "c.json", tmp_path / "out") < LIMIT
+    merged = (tmp_path / "out").read_bytes()
+    assert len(merged) == (tmp_path / "layer").stat().st_size
+    assert (merged[lsmt.RECORD_SIZE : -lsmt.RECORD_SIZE] == index) is True
