@@ -17,7 +17,8 @@ Column = Tuple[str, int, int, int]  # access, count, depth, threads
 LAZILY = (
     "Images that only a registry has, from one on loopback with a set delay, beside a bare C "
     "client that fetches the same ranges and drops them, or keeps them in a sparse file, as a "
-    "cache has to; what is cached, beside a local file:"
+    "cache has to (idle CPUs kept awake for the first of a unit); what is cached, beside a local "
+    "file:"
 )
 
 KINDS = {
