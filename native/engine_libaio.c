@@ -8,7 +8,6 @@
 #include <libaio.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -16,6 +15,7 @@
 
 #include "error.h"
 #include "image_private.h"
+#include "thread.h"
 
 struct obd_engine_state {
 	struct obd_image *image;
@@ -189,7 +189,6 @@ static int libaio_create(struct obd_image *image, struct obd_engine_state **ret,
 {
 	const unsigned depth = image->options.depth;
 	struct obd_engine_state *state = calloc(1, sizeof(*state));
-	sigset_t all, old;
 	int r;
 
 	if (!state)
@@ -214,10 +213,7 @@ static int libaio_create(struct obd_image *image, struct obd_engine_state **ret,
 	}
 	for (unsigned i = 0; i < depth; i++)
 		image->slots[i].engine = state->iocbs + (size_t)i * OBD_SLOT_IOS;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&state->reaper, NULL, reaper_main, state);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	r = obd_thread_create(&state->reaper, NULL, reaper_main, state);
 	if (r) {
 		state->reaper = 0;
 		libaio_destroy(state);

@@ -16,7 +16,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +25,7 @@
 
 #include "error.h"
 #include "tar.h"
+#include "thread.h"
 
 enum {
 	BUFFERS = 4,
@@ -144,13 +144,8 @@ static void *writer_main(void *argument)
 
 static int start_writer(struct obd_output *output, struct obd_error *err)
 {
-	sigset_t all, before;
-	int r;
+	const int r = obd_thread_create(&output->writer, NULL, writer_main, output);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&output->writer, NULL, writer_main, output);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	output->has_writer = r == 0;
 	return r ? obd_fail(err, r, "%s: no thread to write with: %s", output->path, strerror(r)) : 0;
 }

@@ -15,11 +15,11 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "error.h"
+#include "thread.h"
 
 enum {
 	SLOTS_EACH = 2, /**< a thread that waits for its turn to deliver can do one more job meanwhile */
@@ -168,22 +168,16 @@ static void *thread_main(void *argument)
 	return NULL;
 }
 
-/** Starts threads 1 .. wanted - 1, as many as the system gives; returns how many. Signals are for others, see pages.h.
- */
+/** Starts threads 1 .. wanted - 1, as many as the system gives; returns how many. */
 static unsigned start_threads(struct run *run, struct thread *threads, unsigned wanted)
 {
-	sigset_t all, before;
 	unsigned started = 1;
 
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
 	for (; started < wanted; started++) {
 		threads[started] = (struct thread){.run = run, .number = started};
-		if (pthread_create(&threads[started].id, NULL, thread_main, &threads[started]))
+		if (obd_thread_create(&threads[started].id, NULL, thread_main, &threads[started]))
 			break;
 	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return started;
 }
 

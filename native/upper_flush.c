@@ -2,7 +2,6 @@
 /* When what was written is made to last: flushes, the first and the last one of a session, and those nobody asked for.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -12,6 +11,7 @@
 #include "full_io.h"
 #include "lsmt_record.h"
 #include "obd_test.h"
+#include "thread.h"
 #include "upper.h"
 
 enum {
@@ -334,19 +334,16 @@ static void *timer_main(void *argument)
 void obd_upper_timer_kick(struct obd_upper *upper)
 {
 	pthread_attr_t attr;
-	sigset_t all, old;
 
 	pthread_mutex_lock(&upper->timer_lock);
 	if (!upper->timer_runs && !upper->timer_stop) {
 		if (upper->timer_joinable)
 			pthread_join(upper->timer, NULL); /* it has ended, or is about to */
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &old);
 		pthread_attr_init(&attr);
 		pthread_attr_setstacksize(&attr, TIMER_STACK);
-		upper->timer_joinable = upper->timer_runs = !pthread_create(&upper->timer, &attr, timer_main, upper);
+		upper->timer_runs = !obd_thread_create(&upper->timer, &attr, timer_main, upper);
+		upper->timer_joinable = upper->timer_runs;
 		pthread_attr_destroy(&attr);
-		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	}
 	pthread_mutex_unlock(&upper->timer_lock);
 }

@@ -10,12 +10,12 @@
  * device has none. One-piece requests are served before longer ones: a long command does not delay a short one.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "change.h"
 #include "image_private.h"
 #include "miss.h"
+#include "thread.h"
 
 enum {
 	PIECE = 128 * 1024,
@@ -278,7 +278,6 @@ static void *helper_main(void *argument);
 static bool start_thread(struct obd_image *image)
 {
 	struct obd_worker *worker;
-	sigset_t all, old;
 	pthread_attr_t attr;
 	pthread_t thread;
 	int r;
@@ -286,16 +285,11 @@ static bool start_thread(struct obd_image *image)
 	if (obd_worker_create(image, &worker))
 		return false;
 	worker->may_block = true;
-	/* signals are for Python's main thread; but SIGBUS is ours, see pages.h */
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	r = pthread_create(&thread, &attr, helper_main, worker);
+	r = obd_thread_create(&thread, &attr, helper_main, worker);
 	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (r)
 		obd_worker_destroy(worker);
 	return r == 0;

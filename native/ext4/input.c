@@ -12,7 +12,6 @@
 #include <openssl/evp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +22,7 @@
 #include <zstd.h>
 
 #include "../error.h"
+#include "../thread.h"
 
 enum { SLOTS = 4, SLOT = 512 * 1024, RAW = 256 * 1024, MAGIC = 4, LOOK_MS = 100 };
 enum format { PLAIN, GZIP, ZSTD };
@@ -378,19 +378,6 @@ static void input_free(struct obd_input *input)
 	free(input);
 }
 
-/** Signals are for Python's threads. */
-static int start(struct obd_input *input)
-{
-	sigset_t all, before;
-	int r;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&input->thread, NULL, run, input);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return r;
-}
-
 int obd_input_create(int fd, bool digest, struct obd_ext4_progress *progress, struct obd_input **ret,
 		     struct obd_error *err)
 {
@@ -415,7 +402,7 @@ int obd_input_create(int fd, bool digest, struct obd_ext4_progress *progress, st
 		input->digest = EVP_MD_CTX_new();
 	if (input->slots && input->raw && input->stop_fd >= 0 &&
 	    (!digest || (input->digest && EVP_DigestInit_ex(input->digest, EVP_sha256(), NULL))))
-		r = start(input);
+		r = obd_thread_create(&input->thread, NULL, run, input);
 	if (r) {
 		input_free(input);
 		return obd_fail(err, r, "reading the input: %s", strerror(r));
