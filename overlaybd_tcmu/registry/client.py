@@ -62,6 +62,7 @@ class Response:
         self._owner = owner
         self._waited_s = 0.0
         self._received = 0
+        self._is_bare = False  # what comes next is in the socket
 
     def __enter__(self) -> "Response":
         return self
@@ -99,11 +100,9 @@ class Response:
         self._count(len(data), time.monotonic() - started)
         return data
 
-    def read_into(self, view: memoryview, first: bool = False) -> int:
-        """As read(), into a buffer; the count. first: of what receive() is to go on with."""
+    def read_into(self, view: memoryview) -> int:
+        """As read(), into a buffer; the count."""
         fp = self._raw._fp
-        if first:  # all that the buffer can hold: so it is empty afterwards
-            view = view[: io.DEFAULT_BUFFER_SIZE]
         if fp.chunked or not fp.length:
             data = self.read(len(view))
             view[: len(data)] = data
@@ -112,17 +111,24 @@ class Response:
         try:
             # What HTTPResponse.readinto() does, but with one recv(): it would wait for the whole
             # view however slowly it came.
-            count: int = fp.fp.readinto1(view[: fp.length])
+            wanted = min(len(view), fp.length)
+            count: int = fp.fp.readinto1(view[:wanted])
             fp.length -= count
+            # Less than was wanted, or more than its buffer holds: no byte is left in there.
+            self._is_bare = count < wanted or wanted >= io.DEFAULT_BUFFER_SIZE
         except Exception as error:
             self._fail(error)
         self._count(count, time.monotonic() - started)
         return count
 
     def is_direct(self, count: int) -> bool:
-        """Whether the last count bytes can be taken from the socket itself, by receive()."""
+        """
+        Whether the last count bytes can be taken from the socket itself, by receive(). Not before
+        read_into() has given what came with the head.
+        """
         fp = self._raw._fp
-        return self.address.startswith("http:") and not fp.chunked and fp.length == count
+        plain = self.address.startswith("http:") and not fp.chunked
+        return plain and self._is_bare and bool(fp.length == count)
 
     def receive(self, take: Callable[[int, int, float], int], done: int) -> int:
         """As read_into(), by a function of the socket, `done`, and seconds to wait at most."""

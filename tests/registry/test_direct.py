@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes that are taken from the socket itself: those that came with the answer's head, first."""
+
+import io
+import os
+import socket
+
+import pytest
+
+from overlaybd_tcmu import errors, units
+
+from .conftest import SIZE
+
+PART = 64 * units.KiB  # less than a range
+
+
+class Direct:
+    """A sink that takes what it can from the socket, as the cache's does."""
+
+    direct = True
+
+    def __init__(self, count):
+        self.bytes = bytearray(count)
+        self.received = 0  # of them not by urllib3
+
+    def room(self, done):
+        return memoryview(self.bytes)[done : done + PART]
+
+    def came(self, done):
+        pass
+
+    def receive(self, fd, done, timeout_s):
+        with socket.socket(fileno=os.dup(fd)) as one:
+            one.settimeout(timeout_s)
+            count = one.recv_into(self.room(done))
+        self.received += count
+        return count
+
+
+@pytest.fixture
+def digest(server, data):
+    return server.put(data)
+
+
+@pytest.fixture
+def one(made, server, digest):
+    return made.blob(server.repo_url(), digest)
+
+
+@pytest.fixture(params=[8 * units.KiB, 128 * units.KiB])
+def buffered(monkeypatch, request):
+    """What a connection reads ahead: Python 3.14 has it read more than a part."""
+    monkeypatch.setattr(io, "DEFAULT_BUFFER_SIZE", request.param)
+
+
+@pytest.mark.parametrize("offset, count", [(0, SIZE), (4096, SIZE - 4096), (5, 9000), (7, 10)])
+def test_however_much_came_with_the_head(buffered, one, data, offset, count):
+    for _ in range(3):  # on one connection
+        into = Direct(count)
+        one.read(offset, count, into)
+        assert into.bytes == data[offset : offset + count]
+
+
+def test_most_does_not_come_through_the_library(buffered, one):
+    into = Direct(SIZE)
+    one.read(0, SIZE, into)
+    assert into.received > 0
+
+
+def test_whole_blob_for_an_answer(buffered, one, server, data):
+    server.fault(ignore_range=True)
+    into = Direct(SIZE - 5000)
+    one.read(5000, SIZE - 5000, into)
+    assert into.bytes == data[5000:]
+
+
+def test_connection_that_ends_with_the_answer(buffered, one, server, data):
+    for _ in range(2):
+        server.fault(close=True)
+        into = Direct(SIZE)
+        one.read(0, SIZE, into)
+        assert into.bytes == data
+
+
+def test_answer_that_is_cut_is_no_answer(buffered, one, server, data):
+    server.fault(cut_after=200_000)
+    with pytest.raises(errors.RegistryError) as caught:
+        one.read(0, SIZE, Direct(SIZE))
+    assert caught.value.temporary
+    into = Direct(SIZE)
+    one.read(0, SIZE, into)
+    assert into.bytes == data
