@@ -95,15 +95,15 @@ class Entry:
         """
         recovered = 0
         if all(self._looked_at[offset // self._unit : -(-(offset + count) // self._unit)]):
-            return 0  # without the lock: a unit is one thread's at a time
+            return 0  # without the lock: what was looked at stays so
         with self._lock:
             if self._record is None or self.whole:
                 return 0
             for at in range(offset - offset % self._unit, offset + count, self._unit):
                 if self._looked_at[at // self._unit]:
                     continue
-                self._looked_at[at // self._unit] = 1
                 recovered += self._recover_unit(at, min(self._unit, self.size - at))
+                self._looked_at[at // self._unit] = 1  # now: others may find it here
         return recovered
 
     def _recover_unit(self, offset: int, count: int) -> int:

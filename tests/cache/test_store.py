@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import threading
 
 import pytest
 
@@ -321,3 +322,37 @@ def test_private_cache_of_the_dead_is_removed(opened, tmp_path):
 )
 def test_what_is_no_digest(digest):
     assert not folder.is_digest(digest)
+
+
+def test_who_recovers_beside_another_finds_what_that_one_does(opened):
+    """One of a download and a reader would else fetch what is here."""
+    kept = opened()
+    one = kept.open(DIGESTS[0], UNIT)
+    kept.fill(one, memoryview(bytearray(b"x" * UNIT)), 0)
+    kept.give_back(one)
+    kept.close()
+    kept = opened()
+    one = kept.open(DIGESTS[0], UNIT)
+    recover, looking, go_on, found = one.file.recover, threading.Event(), threading.Event(), []
+
+    def slowly(*arguments):
+        looking.set()
+        go_on.wait()
+        return recover(*arguments)
+
+    def beside():
+        one.recover(0, UNIT)
+        found.append(one.gap(0, UNIT))
+
+    one.file.recover = slowly
+    first = threading.Thread(target=one.recover, args=(0, UNIT))
+    threads = [first, threading.Thread(target=beside)]
+    first.start()
+    looking.wait()
+    threads[1].start()
+    threads[1].join(0.2)  # it waits, or has found nothing
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert found == [None]
+    kept.give_back(one)
