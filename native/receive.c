@@ -67,8 +67,8 @@ int64_t obd_cachefile_receive(struct obd_cachefile *file, int fd, void *buf, siz
 	uint8_t *bytes = buf;
 	size_t at, most;
 
-	if (before >= count || state->filled > count || state->filled % OBD_GRANULE || !size || size % OBD_GRANULE ||
-	    before > state->filled + size || timeout_ms < 0)
+	if (before >= count || state->filled > count || (state->filled % OBD_GRANULE && state->filled < count) ||
+	    !size || size % OBD_GRANULE || before > state->filled + size || timeout_ms < 0)
 		return -EINVAL;
 	state->refused = 0;
 	while (state->received < count && !state->refused && (most = room(state, size, count, &at))) {

@@ -116,6 +116,16 @@ def test_another_host_begins_anew(file, ends):
     assert content(file, 0, SIZE) == DATA
 
 
+def test_another_host_begins_anew_when_all_is_filled(file, ends):
+    """One that named less than it sent: its last byte came before that was known."""
+    coming = receiving(file)
+    coming.filled = SIZE
+    ends[1].sendall(DATA)
+    take_all(coming, ends[0])
+    assert (coming.received, coming.filled) == (SIZE, SIZE)
+    assert file.present() == 0
+
+
 def test_nothing_in_time(file, ends):
     with pytest.raises(socket.timeout):
         receiving(file).receive(ends[0].fileno(), True, 0.01)
