@@ -136,6 +136,7 @@ struct obd_receive {
 	uint64_t filled; /**< the readers have them: whole granules, or all. The buffer begins with what follows */
 	int32_t refused; /**< errno with which the file did not take what is in the buffer, or 0 */
 	uint32_t reserved;
+	uint64_t waited_ns; /**< of the last call: for the socket, not for the file */
 };
 /**
  * Receives more of a range of count bytes at offset from a stream socket into buf, of size bytes, whole granules, and

@@ -14,12 +14,13 @@
 #define SLICE_NS UINT64_C(1000000000) /* after which the caller is told, whether it has everything or not */
 
 /** Bytes; 0 at the stream's end, -EAGAIN when none came in time, or -errno. */
-static ssize_t receive_some(int fd, void *buf, size_t count, uint64_t deadline)
+static ssize_t receive_some(int fd, void *buf, size_t count, uint64_t deadline, uint64_t *waited_ns)
 {
 	for (;;) {
 		struct pollfd one = {.fd = fd, .events = POLLIN};
 		ssize_t r = recv(fd, buf, count, MSG_DONTWAIT);
 		uint64_t now;
+		int ready;
 
 		if (r >= 0)
 			return r;
@@ -28,8 +29,10 @@ static ssize_t receive_some(int fd, void *buf, size_t count, uint64_t deadline)
 		now = obd_now_ns();
 		if (now >= deadline)
 			return -EAGAIN;
-		if (poll(&one, 1, (int)((deadline - now) / 1000000) + 1) < 0 && errno != EINTR)
+		ready = poll(&one, 1, (int)((deadline - now) / 1000000) + 1);
+		if (ready < 0 && errno != EINTR)
 			return -errno;
+		*waited_ns += obd_now_ns() - now;
 	}
 }
 
@@ -71,8 +74,9 @@ int64_t obd_cachefile_receive(struct obd_cachefile *file, int fd, void *buf, siz
 	    !size || size % OBD_GRANULE || before > state->filled + size || timeout_ms < 0)
 		return -EINVAL;
 	state->refused = 0;
+	state->waited_ns = 0;
 	while (state->received < count && !state->refused && (most = room(state, size, count, &at))) {
-		ssize_t r = receive_some(fd, bytes + at, most, deadline);
+		ssize_t r = receive_some(fd, bytes + at, most, deadline, &state->waited_ns);
 
 		if (r <= 0 && state->received == before)
 			return r;

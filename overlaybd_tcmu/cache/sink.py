@@ -8,6 +8,8 @@ what comes through urllib3 (the beginning, and all of it with TLS), and what the
 filled from here.
 """
 
+from typing import Tuple
+
 from .. import trace
 from ..ffi import cachefile
 from . import entry, store
@@ -42,13 +44,13 @@ class Sink:
             coming.filled = done
             trace.point("refill.filled")
 
-    def receive(self, fd: int, done: int, timeout_s: float) -> int:
+    def receive(self, fd: int, done: int, timeout_s: float) -> Tuple[int, float]:
         """
-        More of them after the first `done`, from a stream socket: how many, 0 at its end.
-        socket.timeout when none came in time, OSError.
+        More of them after the first `done`, from a stream socket: how many, 0 at its end, and the
+        seconds it was waited for. socket.timeout when none came in time, OSError.
         """
         self._coming.received = done
         trace.point("refill.fetched")
         count = self._store.receive(self._one, self._coming, fd, timeout_s)
         trace.point("refill.filled")
-        return count
+        return count, self._coming.waited_s

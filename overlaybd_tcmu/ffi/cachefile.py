@@ -224,6 +224,11 @@ class Receiving:
     def refused(self) -> int:
         return int(self._state.refused)
 
+    @property
+    def waited_s(self) -> float:
+        """What the last receive() waited for the socket."""
+        return int(self._state.waited_ns) / 1e9
+
     def room(self) -> memoryview:
         """Where what follows goes; empty when what is in the buffer has to be filled first."""
         if self.received < self.filled:  # of what an earlier host gave, nothing is needed

@@ -72,6 +72,7 @@ class Receive(ctypes.Structure):
         ("filled", c_uint64),
         ("refused", c_int32),
         ("reserved", c_uint32),
+        ("waited_ns", c_uint64),
     ]
 
 

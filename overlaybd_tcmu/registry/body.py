@@ -2,7 +2,7 @@
 """The bytes of one range, out of an answer that was found good: all of them, or an error."""
 
 from types import TracebackType
-from typing import Iterator, Optional, Protocol, Type
+from typing import Iterator, Optional, Protocol, Tuple, Type
 
 from .. import errors, units
 from . import client, url
@@ -23,10 +23,10 @@ class Sink(Protocol):
     def came(self, done: int) -> None:
         """So many are there."""
 
-    def receive(self, fd: int, done: int, timeout_s: float) -> int:
+    def receive(self, fd: int, done: int, timeout_s: float) -> Tuple[int, float]:
         """
-        Takes more after the first `done` from a socket: how many, 0 at its end. socket.timeout when
-        none came in time, OSError.
+        Takes more after the first `done` from a socket: how many, 0 at its end, and the seconds it
+        was waited for. socket.timeout when none came in time, OSError.
         """
 
 
@@ -44,7 +44,7 @@ class Buffer:
     def came(self, done: int) -> None:
         pass
 
-    def receive(self, fd: int, done: int, timeout_s: float) -> int:
+    def receive(self, fd: int, done: int, timeout_s: float) -> Tuple[int, float]:
         raise NotImplementedError
 
 

@@ -19,7 +19,7 @@ import socket
 import ssl
 import time
 from types import TracebackType
-from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Type
+from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Tuple, Type
 
 import urllib3
 
@@ -130,16 +130,18 @@ class Response:
         plain = self.address.startswith("http:") and not fp.chunked
         return plain and self._is_bare and bool(fp.length == count)
 
-    def receive(self, take: Callable[[int, int, float], int], done: int) -> int:
-        """As read_into(), by a function of the socket, `done`, and seconds to wait at most."""
+    def receive(self, take: Callable[[int, int, float], Tuple[int, float]], done: int) -> int:
+        """
+        As read_into(), by a function of the socket, `done`, and seconds to wait at most. It may do
+        more with the bytes than take them, and says how long it waited for them.
+        """
         fp = self._raw._fp
-        started = time.monotonic()
         try:
-            count = take(fp.fileno(), done, min(READ_S, self._current.remaining_s()))
+            count, waited_s = take(fp.fileno(), done, min(READ_S, self._current.remaining_s()))
             fp.length -= count
         except Exception as error:
             self._fail(error)
-        self._count(count, time.monotonic() - started)
+        self._count(count, waited_s)
         return count
 
     def read_all(self) -> bytes:

@@ -47,7 +47,7 @@ def sink_for(kept, one):
 def receive_all(into, ours):
     done = 0
     while done < SIZE:
-        done += into.receive(ours.fileno(), done, 60)
+        done += into.receive(ours.fileno(), done, 60)[0]
         into.came(done)
 
 
@@ -116,7 +116,7 @@ def test_first_bytes_may_come_another_way(opened, ends):
     ends[1].sendall(DATA[100:])
     done = 100
     while done < SIZE:
-        done += into.receive(ends[0].fileno(), done, 60)
+        done += into.receive(ends[0].fileno(), done, 60)[0]
         into.came(done)
     assert content(one) == DATA
     kept.give_back(one)

@@ -185,3 +185,15 @@ def test_range_outside_the_file(file, ends):
     coming = receiving(file, 64 * GRANULE, GRANULE)
     coming.receive(ends[0].fileno(), True, 60)
     assert (coming.refused, coming.filled) == (errno.EINVAL, 0)
+
+
+def test_waiting_is_for_the_socket(file, ends):
+    ours, theirs = ends
+    theirs.sendall(DATA[:PART])
+    coming = receiving(file, count=PART)
+    coming.receive(ours.fileno(), True, 60)
+    assert coming.waited_s == 0  # all was there, however long the file took
+    coming = receiving(file, count=PART)
+    with pytest.raises(socket.timeout):
+        coming.receive(ours.fileno(), True, 0.01)
+    assert coming.waited_s > 0

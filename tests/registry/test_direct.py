@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from overlaybd_tcmu import errors, units
+from overlaybd_tcmu.registry import client
 
 from .conftest import SIZE
 
@@ -22,6 +23,7 @@ class Direct:
     def __init__(self, count):
         self.bytes = bytearray(count)
         self.received = 0  # of them not by urllib3
+        self.waited_s = 0.0  # each time
 
     def room(self, done):
         return memoryview(self.bytes)[done : done + PART]
@@ -34,7 +36,7 @@ class Direct:
             one.settimeout(timeout_s)
             count = one.recv_into(self.room(done))
         self.received += count
-        return count
+        return count, self.waited_s
 
 
 @pytest.fixture
@@ -90,3 +92,13 @@ def test_answer_that_is_cut_is_no_answer(buffered, one, server, data):
     into = Direct(SIZE)
     one.read(0, SIZE, into)
     assert into.bytes == data
+
+
+def test_only_what_the_server_is_waited_for_counts_against_it(one, monkeypatch):
+    """And not how long the disk takes for what it sent."""
+    monkeypatch.setattr(client, "SLOWEST", 1 << 40)
+    into = Direct(SIZE)
+    into.waited_s = client.READ_S + 1
+    with pytest.raises(errors.RegistryError) as caught:
+        one.read(0, SIZE, into)
+    assert caught.value.kind is errors.RegistryFailure.TIMEOUT
