@@ -74,8 +74,8 @@ unit native image tools apply registry cache download daemon ops: build
 # What is about connections once more with the oldest libraries: urllib3 1.26 is another program.
 registry: registry-oldest
 registry-oldest: build
-	PYTHONPATH=build/oldest $(PYTEST) -q tests/registry/test_ranges.py tests/registry/test_connections.py \
-		tests/registry/test_tls.py
+	PYTHONPATH=build/oldest $(PYTEST) -q tests/registry/test_ranges.py tests/registry/test_direct.py \
+		tests/registry/test_connections.py tests/registry/test_tls.py
 
 packages: build ## DEB and RPM: built, unpacked, their programs run
 	$(PYTEST) -q -o faulthandler_timeout=0 tests/packages
