@@ -474,6 +474,7 @@ void obd_image_destroy(struct obd_image *image)
 		obd_image_report(image, OBD_EVENT_WRITE_ERROR, error.code, error.text);
 	obd_index_destroy(image->index);
 	obd_stack_destroy(image->stack);
+	obd_task_destroy(image->strips);
 	for (uint32_t i = 0; image->layers && i < image->info.layers; i++)
 		if (!image->lean_upper || image->layers[i] != &image->lean_upper->layer)
 			obd_layer_close(image->layers[i]);

@@ -51,6 +51,7 @@ struct obd_image {
 	bool writable;
 	struct obd_stack *stack;      /**< of lean layers: the index has a part of what it shows; else NULL */
 	struct obd_upper *lean_upper; /**< then the topmost of them is this one's data, or NULL */
+	struct obd_task *strips;      /**< then what ends the waiting for their indexes */
 	struct obd_upper *upper;      /**< atomic; NULL: read-only. A snapshot replaces it and the index */
 	struct obd_grace grace;	      /**< of a writable image: around each look at upper and index */
 	pthread_rwlock_t change_lock; /**< shared by each change while it is made; a snapshot has it alone */

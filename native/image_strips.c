@@ -11,6 +11,7 @@
 #include "feed.h"
 #include "image_private.h"
 #include "stack.h"
+#include "task.h"
 
 enum { PART = 1000000 }; /**< segments */
 
@@ -32,7 +33,10 @@ int obd_image_strips(struct obd_image *image, struct obd_error *err)
 		return obd_fail(err, EINVAL, "lean layers and others make no image together");
 	if (image->lean_upper)
 		image->layers[image->info.layers++] = &image->lean_upper->layer;
-	return obd_stack_create(image->layers, image->info.layers, image->lean_upper, NULL, &image->stack, err);
+	if (obd_task_create(&image->strips))
+		return obd_fail(err, ENOMEM, "no memory for an image");
+	return obd_stack_create(image->layers, image->info.layers, image->lean_upper, image->strips, &image->stack,
+				err);
 }
 
 static int next_part(struct obd_image *image, size_t room, struct obd_segments *ret, struct obd_error *err)

@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "error.h"
 #include "image_private.h"
+#include "task.h"
 
 /* Hints that may wait in the queue; beyond it one is dropped, and read-ahead ends until the next miss. */
 enum { HINTS_MAX = 1024 };
@@ -446,6 +447,8 @@ static struct obd_waiter *take_all(const struct obd_image *image, uint64_t then)
 
 void obd_image_cancel(struct obd_image *image, int error)
 {
+	if (image->strips)
+		obd_task_stop(image->strips);
 	hold_layers(image);
 	for (uint32_t i = 0; i < image->info.layers; i++) {
 		struct obd_cachefile *file = image->layers[i]->blob->cache;

@@ -239,8 +239,10 @@ int obd_unwrap_await(struct obd_unwrap *unwrap, const struct obd_layer *layer, v
 	for (unsigned moment = 0; moment < FETCH_MOMENTS; moment++) {
 		obd_blob_wait(layer->blob, MOMENT_MS);
 		r = obd_unwrap_pread(unwrap, layer, buf, count, offset, err);
-		if (r != -ETIMEDOUT || !layer->blob->cache || obd_task_stopped(task))
+		if (r != -ETIMEDOUT || !layer->blob->cache)
 			break;
+		if (obd_task_stopped(task))
+			return obd_fail(err, ECANCELED, "stopped");
 	}
 	return r;
 }

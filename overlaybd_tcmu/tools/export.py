@@ -124,7 +124,7 @@ def copy_in_order(image: native.Image, sink: Sink, report: Callable[[int], None]
     """As copy(), of an image that knows a part at a time."""
     size, offset = image.info().virtual_size, 0
     while offset < size:
-        end = image.advance()
+        end = background.reading(image, image.advance)
         copy_part(image, sink, report, offset, end)
         offset = end
 

@@ -230,6 +230,21 @@ def test_cancelled_image_lets_every_reader_go(origin, disk):
         assert cachefile.parked(image) == (0, 0)
 
 
+def test_cancelled_image_is_not_gone_through_any_further(origin, disk):
+    """What of its index is read again may be missing, too."""
+    file = origin.add(lazy.wrapped("lz4", disk[1]))
+    layer = native.Layer(file.blob(10000), native.Lean.IN_ORDER)
+    with native.Image([layer]) as image, concurrent.futures.ThreadPoolExecutor(1) as executor:
+        origin.open.clear()
+        file.evict(0, file.size)
+        future = executor.submit(image.advance)
+        lazy.wait_for(lambda: origin.misses.parked() == 1)
+        image.cancel(errno.ESHUTDOWN)
+        with pytest.raises(errors.NativeError) as caught:
+            future.result()
+        assert caught.value.code == errno.ECANCELED
+
+
 def test_cancelling_leaves_the_other_image_of_the_same_file(origin, disk):
     content, stream = disk
     file = origin.add(stream)
