@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes that are taken from the socket itself: those that came with the answer's head, first."""
 
+import concurrent.futures
 import io
 import os
 import socket
@@ -8,11 +9,14 @@ import socket
 import pytest
 
 from overlaybd_tcmu import errors, units
+from overlaybd_tcmu.cache import sink, store
 from overlaybd_tcmu.registry import client
 
+from ..native import lazy
 from .conftest import SIZE
 
 PART = 64 * units.KiB  # less than a range
+CLOSE = {"Connection": "close"}  # http.client leaves the connection to the answer
 
 
 class Direct:
@@ -63,7 +67,8 @@ def test_however_much_came_with_the_head(buffered, one, data, offset, count):
         assert into.bytes == data[offset : offset + count]
 
 
-def test_most_does_not_come_through_the_library(buffered, one):
+def test_most_does_not_come_through_the_library(one, monkeypatch):
+    monkeypatch.setattr(io, "DEFAULT_BUFFER_SIZE", 8 * units.KiB)
     into = Direct(SIZE)
     one.read(0, SIZE, into)
     assert into.received > 0
@@ -78,7 +83,7 @@ def test_whole_blob_for_an_answer(buffered, one, server, data):
 
 def test_connection_that_ends_with_the_answer(buffered, one, server, data):
     for _ in range(2):
-        server.fault(close=True)
+        server.fault(headers=CLOSE, last=True)
         into = Direct(SIZE)
         one.read(0, SIZE, into)
         assert into.bytes == data
@@ -102,3 +107,22 @@ def test_only_what_the_server_is_waited_for_counts_against_it(one, monkeypatch):
     with pytest.raises(errors.RegistryError) as caught:
         one.read(0, SIZE, into)
     assert caught.value.kind is errors.RegistryFailure.TIMEOUT
+
+
+@pytest.mark.parametrize("headers", [{}, CLOSE])
+def test_closing_ends_what_the_core_is_taking(one, server, data, digest, tmp_path, headers):
+    """Also from a connection that http.client has given up to the answer."""
+    server.fault(stall_after=200_000, headers=headers)
+    kept = store.Store(str(tmp_path / "cache"), units.GiB, PART)
+    entry = kept.open(digest, SIZE)
+    into = sink.Sink(kept, entry, memoryview(bytearray(PART)), 0, SIZE)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        future = executor.submit(one.read, 0, SIZE, into)
+        lazy.wait_for(lambda: entry.present() >= 3 * PART)
+        one.close()
+        error = future.exception()
+    assert error.kind is errors.RegistryFailure.CLOSED
+    buffer = bytearray(SIZE)
+    assert buffer[: entry.file.copy_into(buffer, 0)] == data[: 3 * PART]
+    kept.give_back(entry)
+    kept.close()
