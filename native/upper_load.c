@@ -301,7 +301,8 @@ int obd_upper_extent(const struct obd_upper *upper, uint64_t *begin, uint64_t *e
 		return obd_fail(err, errno, "%s: looking for data from offset %llu on: %s", upper->layer.blob->path,
 				(unsigned long long)from, strerror(errno));
 	*begin = (uint64_t)data - (uint64_t)data % OBD_SECTOR;
-	*end = (uint64_t)hole < size ? (uint64_t)hole : size;
+	*end = ((uint64_t)hole + OBD_SECTOR - 1) / OBD_SECTOR * OBD_SECTOR;
+	*end = *end < size ? *end : size;
 	return 1;
 }
 
