@@ -5,8 +5,8 @@ What to fetch before it is asked for: nothing for who jumps about, more and more
     misses:      u0   u1                      two in a row: a stream, a window of two
                       [ u2 u3 ]               fetched ahead, u2 marked
     u2 is read:          [ u3 .. u6 ]         the window doubles, u3 marked
-    u3, u7, ... are read                      it grows fourfold until it is the longest; from then
-                                              on a quarter of it is fetched for each that was read
+    u3, u5, u9 ... are read                   until it is the longest; from then on a quarter of it
+                                              is fetched whenever a quarter was read
 
 Hits never come here, so the unit at which more is to be fetched is marked in the core, which
 reports its first read; who comes there before its bytes do misses it, which tells the same. So the
@@ -74,17 +74,10 @@ class Streams:
         """The reader is at this unit."""
         if unit < stream.mark:
             return None  # it waits for what is on its way
-        stream.window = min(_grown(stream.window), self._longest)
+        stream.window = min(max(FIRST, 2 * stream.window), self._longest)
         start, stop = stream.stop, min(unit + 1 + stream.window, self._units)
         stream.mark = min(unit + max(1, stream.window // 4), self._units - 1)
         if start >= stop:
             return None
         stream.stop = stop
         return Ahead(start, stop, stream.mark)
-
-
-def _grown(window: int) -> int:
-    """Each step takes a round trip, and a short file is over before the third."""
-    if not window:
-        return FIRST
-    return 2 * window if window == FIRST else 4 * window

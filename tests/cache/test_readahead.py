@@ -33,8 +33,8 @@ def test_second_unit_in_a_row_begins_a_stream():
     assert streams.missed(8, 9) == (9, 11, 9)
 
 
-def test_window_grows_up_to_the_longest():
-    streams = readahead.Streams(1000, 40)
+def test_window_doubles_up_to_the_longest():
+    streams = readahead.Streams(1000, 16)
     streams.missed(0, 1)
     ahead = streams.missed(1, 2)
     windows = []
@@ -42,7 +42,7 @@ def test_window_grows_up_to_the_longest():
         mark = ahead.mark
         ahead = streams.reached(mark)
         windows.append(ahead.stop - mark - 1)
-    assert windows == [4, 16, 40, 40, 40, 40]
+    assert windows == [4, 8, 16, 16, 16, 16]
 
 
 def test_requests_are_always_under_way():
