@@ -73,7 +73,7 @@ class Body:
         direct = into.direct and self.response.is_direct(self._count)
         done = 0
         while done < self._count:
-            if direct and done:
+            if direct and not self.response.buffered:
                 received = self.response.receive(into.receive, done)
             else:
                 received = self.response.read_into(into.room(done), first=direct)

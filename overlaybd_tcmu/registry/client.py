@@ -57,6 +57,7 @@ class Response:
         self.headers: Any = raw.headers  # urllib3's: names in any case, getlist()
         self.address = address
         self.pause_s = pause_s  # before the next request, if the server asks for it
+        self.buffered = True  # part of the body may have come with its head; read_into() takes it
         self._raw = raw
         self._current = current
         self._owner = owner
@@ -102,7 +103,7 @@ class Response:
     def read_into(self, view: memoryview, first: bool = False) -> int:
         """As read(), into a buffer; the count. first: of what receive() is to go on with."""
         fp = self._raw._fp
-        if first:  # all that the buffer can hold: so it is empty afterwards
+        if first:  # no more than what may be buffered
             view = view[: io.DEFAULT_BUFFER_SIZE]
         if fp.chunked or not fp.length:
             data = self.read(len(view))
@@ -112,15 +113,21 @@ class Response:
         try:
             # What HTTPResponse.readinto() does, but with one recv(): it would wait for the whole
             # view however slowly it came.
-            count: int = fp.fp.readinto1(view[: fp.length])
+            room = view[: fp.length]
+            count: int = fp.fp.readinto1(room)
             fp.length -= count
         except Exception as error:
             self._fail(error)
+        # The buffer is 8 KiB, from Python 3.14 on 128: the room may be less than was in there.
+        self.buffered = count == len(room) < io.DEFAULT_BUFFER_SIZE
         self._count(count, time.monotonic() - started)
         return count
 
     def is_direct(self, count: int) -> bool:
-        """Whether the last count bytes can be taken from the socket itself, by receive()."""
+        """
+        Whether the last count bytes can be taken from the socket itself, by receive(), once nothing
+        of them is buffered.
+        """
         fp = self._raw._fp
         return self.address.startswith("http:") and not fp.chunked and fp.length == count
 
