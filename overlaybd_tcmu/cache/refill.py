@@ -31,7 +31,7 @@ from . import counters, entry, readahead, schedule, sink, store
 
 log = logging.getLogger("cache.refill")
 
-THREADS = 32
+THREADS = 64  # as many as connections: each registry that hangs has its share of both
 SPARE = 2  # kept: one leads, one is there when that one has something to do
 IDLE_S = 10.0  # the others end without work
 JOB = 4 * units.MiB  # fetched with one request, at most

@@ -17,8 +17,8 @@ from ..registry import blob, body
 
 _Kind = errors.RegistryFailure
 
-# What another repository may not say.
-_PASSED_OVER = (_Kind.AUTH, _Kind.NOT_FOUND, _Kind.PROTOCOL, _Kind.TLS, _Kind.CLOSED)
+# What another repository may not say, even of the same registry.
+_OF_THE_REPOSITORY = (_Kind.AUTH, _Kind.NOT_FOUND, _Kind.PROTOCOL, _Kind.TLS, _Kind.CLOSED)
 
 
 class Source:
@@ -54,8 +54,8 @@ class Sources:
     @property
     def host(self) -> str:
         """Whom the next request goes to; "" when there is nobody to ask."""
-        with self._lock:
-            return self._all[0].host if self._all else ""
+        source = self._next(set())
+        return source.host if source is not None else ""
 
     def is_empty(self) -> bool:
         with self._lock:
@@ -116,9 +116,10 @@ class Sources:
                 self.last_error, self.failures = None, 0
                 return
             except errors.RegistryError as error:
-                failure = error
-                if error.kind not in _PASSED_OVER:
-                    break
+                if error.temporary or not failure.temporary:  # what may heal is waited for
+                    failure = error
+                if error.kind not in _OF_THE_REPOSITORY:
+                    tried |= self._all_of(source.host)
                 self._move_back(source)
         if failure.kind is not _Kind.CLOSED:  # which says nothing of whom is asked next
             self.last_error = failure
@@ -126,9 +127,17 @@ class Sources:
         raise failure
 
     def _next(self, tried: "Set[Source]") -> Optional[Source]:
-        """Whom to ask next; also who has come while another was asked."""
+        """
+        Whom to ask next; also who has come while another was asked. Who has answered before comes
+        first: a registry that hangs is not to hold up those who have another.
+        """
         with self._lock:
-            return next((one for one in self._all if one not in tried), None)
+            left = [one for one in self._all if one not in tried]
+        return min(left, key=lambda one: not one.opened, default=None)
+
+    def _all_of(self, host: str) -> "Set[Source]":
+        with self._lock:
+            return {one for one in self._all if one.host == host}
 
     @staticmethod
     def _read(

@@ -20,6 +20,7 @@ from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple
 
 from .. import errors
 from .. import log as rates
+from .. import trace
 from ..ffi import cachefile
 from . import entry, folder, record, room, spill
 
@@ -161,6 +162,7 @@ class Store:
     def switch(self, one: entry.Entry, path: str) -> None:
         """A whole local copy takes the entry's place, whose room is given back. NativeError."""
         one.switch(path)
+        trace.point("cache.switched")
         self._spill.forget(one)
         if self.folder is not None and self.room is not None and one.on_disk:
             self.folder.remove(one.digest)

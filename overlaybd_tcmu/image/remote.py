@@ -7,6 +7,7 @@ Whoever opens images with such layers hands a Remote around; without one they ar
 
 import functools
 import logging
+import re
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -260,5 +261,8 @@ class Remote:
 
 
 def blob_url(repository: str, digest: str) -> str:
-    """Where a blob is, as the original names it in its messages."""
-    return repository + ("" if repository.endswith("/") else "/") + digest
+    """Where a blob is, as the original names it in its messages; but no password, no query."""
+    before, user, rest = repository.rpartition("@")
+    scheme, known, _ = before.partition("://")
+    place = re.split("[?#]", (scheme + known if known else "") + rest if user else repository)[0]
+    return place + ("" if place.endswith("/") else "/") + digest

@@ -70,12 +70,13 @@ class Body:
     def read(self, into: Sink) -> None:
         """All of the range; what is there after an error is undefined."""
         self._skip_first()
+        direct = into.direct and self.response.is_direct(self._count)
         done = 0
         while done < self._count:
-            if into.direct and self.response.is_direct(self._count - done):
+            if direct and not self.response.buffered:
                 received = self.response.receive(into.receive, done)
             else:
-                received = self.response.read_into(into.room(done))
+                received = self.response.read_into(into.room(done), first=direct)
             if not received:
                 raise self._short(done)
             done += received

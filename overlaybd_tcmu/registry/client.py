@@ -57,12 +57,12 @@ class Response:
         self.headers: Any = raw.headers  # urllib3's: names in any case, getlist()
         self.address = address
         self.pause_s = pause_s  # before the next request, if the server asks for it
+        self.buffered = True  # part of the body may have come with its head; read_into() takes it
         self._raw = raw
         self._current = current
         self._owner = owner
         self._waited_s = 0.0
         self._received = 0
-        self._is_bare = False  # what comes next is in the socket
 
     def __enter__(self) -> "Response":
         return self
@@ -100,9 +100,11 @@ class Response:
         self._count(len(data), time.monotonic() - started)
         return data
 
-    def read_into(self, view: memoryview) -> int:
-        """As read(), into a buffer; the count."""
+    def read_into(self, view: memoryview, first: bool = False) -> int:
+        """As read(), into a buffer; the count. first: of what receive() is to go on with."""
         fp = self._raw._fp
+        if first:  # no more than what may be buffered
+            view = view[: io.DEFAULT_BUFFER_SIZE]
         if fp.chunked or not fp.length:
             data = self.read(len(view))
             view[: len(data)] = data
@@ -111,24 +113,23 @@ class Response:
         try:
             # What HTTPResponse.readinto() does, but with one recv(): it would wait for the whole
             # view however slowly it came.
-            wanted = min(len(view), fp.length)
-            count: int = fp.fp.readinto1(view[:wanted])
+            room = view[: fp.length]
+            count: int = fp.fp.readinto1(room)
             fp.length -= count
-            # Less than was wanted, or more than its buffer holds: no byte is left in there.
-            self._is_bare = count < wanted or wanted >= io.DEFAULT_BUFFER_SIZE
         except Exception as error:
             self._fail(error)
+        # The buffer is 8 KiB, from Python 3.14 on 128: the room may be less than was in there.
+        self.buffered = count == len(room) < io.DEFAULT_BUFFER_SIZE
         self._count(count, time.monotonic() - started)
         return count
 
     def is_direct(self, count: int) -> bool:
         """
-        Whether the last count bytes can be taken from the socket itself, by receive(). Not before
-        read_into() has given what came with the head.
+        Whether the last count bytes can be taken from the socket itself, by receive(), once nothing
+        of them is buffered.
         """
         fp = self._raw._fp
-        plain = self.address.startswith("http:") and not fp.chunked
-        return plain and self._is_bare and bool(fp.length == count)
+        return self.address.startswith("http:") and not fp.chunked and fp.length == count
 
     def receive(self, take: Callable[[int, int, float], Tuple[int, float]], done: int) -> int:
         """

@@ -3,13 +3,15 @@
 
 import collections
 import errno
+import io
 import random
 import time
 
 import pytest
 
-from overlaybd_tcmu import errors
+from overlaybd_tcmu import errors, units
 from overlaybd_tcmu.ffi import cachefile
+from overlaybd_tcmu.registry import client
 
 from ..native import lazy
 from ..support.lazy_service import UNIT
@@ -269,6 +271,25 @@ def test_refusal_is_told_at_once(server, lazily, disk, status, words):
     assert str(caught.value).startswith(f"failed to open remote file /{url}: {words}")
 
 
+@pytest.mark.parametrize(
+    "url, shown",
+    [
+        ("http://me:hidden@127.0.0.1/v2/x/blobs", "http://127.0.0.1/v2/x/blobs"),
+        ("http://me:hid@den?hidden@h/v2/x/blobs/", "http://h/v2/x/blobs"),
+        ("me:hidden@h/v2/x/blobs", "h/v2/x/blobs"),
+        ("http://h/v2/x/blobs?token=hidden", "http://h/v2/x/blobs"),
+    ],
+)
+def test_password_in_an_address_is_not_repeated(lazily, caplog, url, shown):
+    caplog.set_level("DEBUG")
+    digest = "sha256:" + "0" * 64
+    with pytest.raises(errors.ImageError) as caught:
+        lazily.open(digest, repoBlobUrl=url)
+    text = str(caught.value)
+    assert text.startswith(f"failed to open remote file /{shown}/{digest}: Invalid argument")
+    assert "hid" not in text + caplog.text
+
+
 def test_refusal_after_a_good_start_is_told(server, lazily, disk):
     digest = put(server, disk)
     server.fault(status=404, times=None, skip=2)
@@ -388,3 +409,33 @@ def test_failing_registry_is_asked_by_one_at_a_time(server, lazily, disk):
         server.heal()
         future.result()
     assert asked <= 16 + 8
+
+
+# ---- how the bytes come
+
+
+@pytest.mark.parametrize("buffered", [1024, 8192, 128 * units.KiB, units.MiB])
+def test_what_came_with_an_answers_head_is_part_of_it(server, lazily, disk, monkeypatch, buffered):
+    """Python 3.14 may have 128 KiB of a body in its buffer when the core goes on, others 8."""
+    monkeypatch.setattr(io, "DEFAULT_BUFFER_SIZE", buffered)
+    digest = put(server, disk, "raw")
+    image = lazily.open(digest)
+    lazy.read_all(image, disk[0], units.MiB)
+    assert_each_byte_was_fetched_once(server, digest)
+
+
+@pytest.mark.parametrize("how", [
+    dict(cut_after=100), dict(cut_after=12_000), dict(close=True), dict(stall_after=12_000),
+    dict(status=500), dict(shift=512), dict(chunked=True, cut_after=12_000),
+])  # fmt: skip
+def test_answer_that_breaks_off_is_made_up_for(server, lazily, disk, monkeypatch, caplog, how):
+    """Past Python, and from a signed URL, which nothing that fails on the way shows."""
+    monkeypatch.setattr(client, "READ_S", 0.5)
+    caplog.set_level("DEBUG")
+    server.redirect()
+    image = lazily.open(put(server, disk, "raw"))
+    server.fault(on="store", times=2, **how)
+    lazy.read_all(image, disk[0], units.MiB)
+    assert "fetch failed" in caplog.text or "close" in how  # sent again at once, as it was kept
+    assert server.requests("store")
+    assert "Signature" not in caplog.text + image.reason() + repr(lazily.cache.report())

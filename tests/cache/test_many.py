@@ -8,11 +8,15 @@ import threading
 
 from overlaybd_tcmu import units
 from overlaybd_tcmu.cache import refill, schedule
+from overlaybd_tcmu.registry import client
 
 from ..native import lazy
 from ..native import raw_layers as raw
+from ..support import fault_registry
+from ..support.lazy_service import UNIT
 
 IMAGES, READS = 50, 20
+DONE = concurrent.futures.Future.done
 
 
 def resident():
@@ -21,32 +25,45 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
 def test_thousand_misses_of_fifty_images(server, make, rng):
+    """All of them wait at the same time: the registry gives nothing until they do."""
     lazily = make()
     disk, stream = lazy.stream_of(rng, 8 * 1024)
     blobs = [raw.tar(stream) + bytes(512 * number) for number in range(IMAGES)]
     images = [lazily.open(server.put(blob)) for blob in blobs]
     offsets = [[rng.randrange(0, len(disk) - 4096) for _ in range(READS)] for _ in images]
-    files, memory = len(os.listdir("/proc/self/fd")), resident()
-    server.delay(0.05)
-    server.clear()
+    misses = lazily.cache.store.misses
+    begin, answer = threading.Event(), threading.Event()
+    server.fault(times=None, hold=answer)
 
     def read(number):
         image, offset = images[number % IMAGES], offsets[number % IMAGES][number // IMAGES]
+        begin.wait()
         assert image.pread(4096, offset) == disk[offset : offset + 4096]
 
-    peak = 0
     with concurrent.futures.ThreadPoolExecutor(IMAGES * READS) as executor:
-        futures = [executor.submit(read, number) for number in range(IMAGES * READS)]
-        lazily.cache.store.misses.parked()
+        try:
+            futures = [executor.submit(read, number) for number in range(IMAGES * READS)]
+            files, memory = open_files(), resident()  # a thousand threads are the test's own
+            begin.set()
+            lazy.wait_for(lambda: misses.parked() + sum(map(DONE, futures)) == len(futures))
+            lazy.wait_for(lambda: server.registry.in_flight() == schedule.EACH)
+            waiting, files, memory = misses.parked(), open_files() - files, resident() - memory
+            threads = threading.active_count() - len(futures)
+        finally:
+            begin.set()
+            answer.set()
         for future in futures:
             future.result()
-            peak = max(peak, len(os.listdir("/proc/self/fd")) - files)
+    assert waiting > 0.8 * IMAGES * READS  # the others found what opening had fetched
     assert server.in_flight_max() <= schedule.EACH
-    assert threading.active_count() < refill.THREADS + 3 * schedule.EACH + 30
-    assert peak <= 4 * schedule.EACH  # both ends of connections are ours here
-    # A thousand Python threads are the test's own; what is kept of each is little.
-    assert resident() - memory < 150 * units.MiB
+    assert threads < refill.THREADS + 3 * schedule.EACH + 30
+    assert files <= 4 * schedule.EACH  # both ends of connections are ours here
+    assert memory < 64 * units.MiB
     assert all(image.stats().errors == 0 for image in images)
 
 
@@ -72,3 +89,52 @@ def test_devices_take_turns(server, make, disk):
     requests = [one for one in server.requests("blob") if one.range]
     modestly = min(one.started_s for one in requests if digests[1] in one.path)
     assert sum(one.started_s > modestly for one in requests) > schedule.EACH
+
+
+def test_fifty_images_open_while_their_registry_is_slow(server, make, disk):
+    """
+    No storm; and who opens from another registry meanwhile does not wait for it, though one of the
+    fifty has the same layer.
+    """
+    lazily = make()
+    blob = lazy.wrapped("tar", disk[1])
+    digests = [server.put(blob + bytes(512 * number)) for number in range(IMAGES)]
+    answer = threading.Event()
+    server.fault(times=None, hold=answer)
+    with fault_registry.FaultRegistry() as other:
+        with concurrent.futures.ThreadPoolExecutor(IMAGES) as executor:
+            try:
+                futures = [executor.submit(lazily.open, digest) for digest in digests]
+                lazy.wait_for(lambda: server.registry.in_flight() == client.EACH)
+                image = lazily.open(other.put(blob), repoBlobUrl=other.repo_url())
+                lazy.read_all(image, disk[0])
+                assert not any(map(DONE, futures))
+            finally:
+                answer.set()
+            for future in futures:
+                future.result()
+    assert server.in_flight_max() == client.EACH
+    assert len(server.requests()) <= 4 * IMAGES  # its size, its beginning, two units at its end
+
+
+def test_registries_that_hang_do_not_hold_up_another(server, make, disk):
+    """Each has all the requests that it may have."""
+    lazily = make()
+    answer = threading.Event()
+    blob = lazy.wrapped("tar", disk[1])
+    with contextlib.ExitStack() as stack:
+        hanging = [stack.enter_context(fault_registry.FaultRegistry()) for _ in range(3)]
+        images = [lazily.open(one.put(blob + bytes(512 * number)), repoBlobUrl=one.repo_url())
+                  for number, one in enumerate(hanging, 1)]  # fmt: skip
+        image = lazily.open(server.put(blob))
+        for one in hanging:
+            one.fault(times=None, hold=answer)
+        reads = 2 * schedule.EACH
+        executor = stack.enter_context(concurrent.futures.ThreadPoolExecutor(3 * reads))
+        stack.callback(answer.set)
+        for one in images:
+            for number in range(reads):
+                executor.submit(one.pread, 512, number * 4 * UNIT)
+        lazy.wait_for(lambda: lazily.cache.store.misses.parked() >= 3 * (reads - 4))
+        lazy.read_all(image, disk[0], 1 << 18)
+        assert lazily.cache.refill.counters.read().failures["timeout"] == 0  # nobody gave up

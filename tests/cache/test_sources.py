@@ -73,6 +73,31 @@ def test_another_repository_may_give_what_one_refuses(kind):
     assert read(all_) == DATA[:100]
 
 
+@pytest.mark.parametrize("kind", [Kind.CONNECT, Kind.TIMEOUT, Kind.THROTTLED, Kind.SERVER])
+def test_registry_that_is_away_is_replaced_by_another(kind):
+    """Asked once for all its repositories; from then on the other one comes first."""
+    all_, asked = sources.Sources(), []
+
+    def fail():
+        asked.append(kind)
+        refuse(kind)
+
+    for name in ("http://one/v2/a/blobs", "http://one/v2/b/blobs"):
+        all_.add(sources.Source(Blob(fail), name))
+    all_.add(sources.Source(Blob(), "http://two/v2/a/blobs"))
+    assert read(all_) == DATA[:100]
+    assert asked == [kind]
+    assert (all_.failures, all_.last_error) == (0, None)
+
+
+def test_who_has_answered_before_is_asked_first():
+    all_ = sources.Sources()
+    all_.add(sources.Source(Blob(lambda: refuse(Kind.TIMEOUT)), "http://hangs/v2/a/blobs"))
+    all_.add(sources.Source(Blob(), "http://answers/v2/a/blobs")).open()
+    assert all_.host == "answers"
+    assert read(all_) == DATA[:100]
+
+
 def test_each_is_asked_once():
     all_ = sources.Sources()
     for name in ("first", "second"):

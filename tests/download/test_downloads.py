@@ -5,13 +5,13 @@ import collections
 import hashlib
 import os
 import random
+import threading
 import time
 
 import pytest
 
 from overlaybd_tcmu import config
-from overlaybd_tcmu.download import downloader, partial
-from overlaybd_tcmu.ffi import cachefile
+from overlaybd_tcmu.download import downloader, partial, transfer
 
 from ..native import lazy
 from ..support.lazy_service import UNIT
@@ -194,6 +194,19 @@ def test_service_settings_are_read_when_a_device_starts(server, make, disk, fold
     assert lazily.remote.download_settings(lazily.describe(digest)) == config.DownloadConfig()
 
 
+def test_image_has_its_own_settings(server, make, disk, folder, caplog):
+    """All of them: none is the service's where the image names others."""
+    caplog.set_level("INFO")
+    lazily = make(download={"enable": True, "delay": 1000, "maxMBps": 7, "tryCnt": 8})
+    digest = put(server, disk)
+    lowers = [{"digest": digest, "dir": str(folder)}]
+    lazily.open(digest, lowers=lowers)
+    lazy.wait_for(lambda: "maxMBps=7 tryCnt=8" in caplog.text)
+    lazily.open(digest, lowers=lowers, download={"enable": True, "maxMBps": 3})
+    lazy.wait_for(lambda: "maxMBps=3 tryCnt=5" in caplog.text)
+    assert lazily.open(digest, lowers=lowers, download={"enable": False}).download is None
+
+
 def test_rate_limit_holds(server, lazily, disk, folder):
     digest = put(server, disk)
     started = time.monotonic()
@@ -204,14 +217,23 @@ def test_rate_limit_holds(server, lazily, disk, folder):
 
 
 def test_download_gives_way_to_who_waits(server, lazily, disk, folder, monkeypatch):
+    """Nothing of what comes for it is kept while a read waits for a miss."""
+    monkeypatch.setattr(transfer, "GIVE_WAY_S", 1000)
     digest, other = put(server, disk), put(server, disk, "lz4")
     image = lazily.open(other)
-    server.fault(times=None, delay_s=0.5, match=lambda r: other in r.path)
+    answer = threading.Event()
+    server.fault(times=None, hold=answer, match=lambda request: other in request.path)
     with lazy.reading(image, 4096, 1 << 20) as future:
-        lazy.wait_for(lambda: cachefile.parked(image)[0] == 1)
-        open_one(lazily, digest, folder)
-        assert not (folder / "overlaybd.commit").exists()
-        future.result()
+        try:
+            lazy.wait_for(lambda: server.registry.in_flight() == 1)
+            download = open_one(lazily, digest, folder).download
+            lazy.wait_for(lambda: lazily.cache.refill.counters.read().bytes["download"])
+            before = download.progress().done
+            time.sleep(0.3)  # enough for all of it, if it did not
+            assert download.progress().done == before
+        finally:
+            answer.set()
+        assert future.result() == disk[0][1 << 20 :][:4096]
     wait_until_local(folder)
 
 

@@ -16,12 +16,15 @@ from ..native import lazy
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POINTS = [
     *[f"{point}:{count}" for point in ("cache.written", "cache.recorded") for count in (2, 20)],
+    "download.taken:1",
     "download.kept:3",
     "download.kept:40",
     "download.synced",
     "download.renamed",
     "download.committed",
+    "cache.switched",
 ]
+LOCAL = POINTS[-3:]
 
 
 def run(server, folder, digest, disk, point=""):
@@ -48,7 +51,7 @@ def test_killed_at(server, tmp_path, disk, point):
     assert status == -signal.SIGKILL, output
     commit = tmp_path / "fs" / "overlaybd.commit"
     assert not commit.exists() or commit.read_bytes() == server._blobs[digest]
-    assert commit.exists() == (point in ("download.renamed", "download.committed"))
+    assert commit.exists() == (point in LOCAL)
     assert run(server, tmp_path, digest, disk) == (0, "done")
     assert commit.read_bytes() == server._blobs[digest]
 
