@@ -195,6 +195,23 @@ def test_folder_that_cannot_be_made_leaves_memory(server, make, tmp_path, disk):
     assert lazily.cache.store.room is None
 
 
+def test_reads_go_on_when_the_disk_is_full(server, make, small_disk, disk):
+    """Of what comes it takes some, and some not."""
+    lazily = make(cacheConfig={"cacheDir": str(small_disk / "cache")})
+    digest = put(server, disk, "raw")
+    image = lazily.open(digest)
+    with open(small_disk / "others", "wb", buffering=0) as file:
+        file.write(bytes(500 * units.KiB))
+        lazy.read_all(image, disk[0][: len(disk[0]) // 4], units.MiB // 2)
+        with pytest.raises(OSError):
+            while True:
+                file.write(bytes(4096))
+    for _ in range(2):
+        lazy.read_all(image, disk[0], units.MiB)
+    assert lazily.used() < len(server._blobs[digest]) - 400 * units.KiB
+    assert image.stats().errors == 0
+
+
 def test_eviction_keeps_the_cache_within_its_size(server, make, disk):
     lazily = make(cacheConfig={"cacheSizeGB": 0, "refillSize": 4096})  # 64 units
     digest = put(server, disk, "raw")

@@ -2,7 +2,6 @@
 """What is kept on disk, by whom, for how long, and what becomes of it when there is no room."""
 
 import os
-import subprocess
 import threading
 
 import pytest
@@ -241,20 +240,6 @@ def test_memory_keeps_a_bounded_amount(opened, monkeypatch):
     assert kept._spill.used == 10 * UNIT
     kept.give_back(fill_all)
     assert kept._spill.used == 0
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of one MiB; needs root."""
-    if os.geteuid():
-        pytest.skip("mounting a file system needs root")
-    path = tmp_path / "disk"
-    path.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=1m", "none", str(path)]
-    if subprocess.run(["mount", *options], check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def test_full_disk_makes_the_cache_smaller(opened, small_disk):
