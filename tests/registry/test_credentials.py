@@ -339,7 +339,7 @@ def test_service_that_does_not_answer_in_time(find, service, tmp_path, mode, how
         started = time.monotonic()
         found = find("h", mode=mode, path=unix or server.url, timeout_s=1)
     assert "in time" in found or "not done within 1 s" in found
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("mode, path, reason", [
