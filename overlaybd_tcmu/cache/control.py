@@ -57,41 +57,67 @@ def execute(keeper: Keeper, command: str, digests: List[str]) -> List[str]:
 
 
 class Server:
-    """The thread "control". Answers one at a time."""
+    """
+    The thread "control". Answers one at a time. `_lock` guards which socket it listens at; nothing
+    is taken under it.
+    """
 
     def __init__(self, keeper: Keeper, path: str) -> None:
         """path: the cache's folder. OSError."""
         self._keeper = keeper
+        self._folder = path
         self._path = os.path.join(path, NAME)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with _short(path) as short:
-                self._socket.bind(short)
-            os.chmod(self._path, 0o600)
-            self._socket.listen(8)
-        except BaseException:
-            self._socket.close()
-            raise
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._socket = self._listen()
         self._thread = threading.Thread(target=self._run, name="control")
 
     def start(self) -> None:
         self._thread.start()
 
+    def renew(self) -> None:
+        """The folder was removed and made again: nobody finds the old socket any more. OSError."""
+        with self._lock:
+            if self._stopped:
+                return
+            old, self._socket = self._socket, self._listen()
+        old.shutdown(socket.SHUT_RDWR)  # its accept() fails: the thread goes on with the new one
+
     def stop(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)  # accept() fails from now on
+        with self._lock:
+            self._stopped = True
+        self._socket.shutdown(socket.SHUT_RDWR)
         if self._thread.ident is not None:
             self._thread.join()
         self._socket.close()
         folder.unlink(self._path)
 
+    def _listen(self) -> socket.socket:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _short(self._folder) as short:
+                one.bind(short)
+            os.chmod(self._path, 0o600)
+            one.listen(8)
+        except BaseException:
+            one.close()
+            raise
+        return one
+
     def _run(self) -> None:
         while True:
+            with self._lock:
+                listener = self._socket
             try:
-                connection, _ = self._socket.accept()
+                connection, _ = listener.accept()
             except OSError:
-                return
+                with self._lock:
+                    if self._stopped or listener is self._socket:
+                        return
+                listener.close()
+                continue
             try:
                 with connection:
                     connection.settimeout(TIMEOUT_S)

@@ -74,8 +74,16 @@ class Cache:
             try:
                 self._control = control.Server(self.store, place.path)
                 self._control.start()
+                self.store.renewed = self._renew_control
             except OSError as error:
                 log.warning("overlaybd-cache cannot ask us error=%s", error)
+
+    def _renew_control(self) -> None:
+        try:
+            if self._control is not None:
+                self._control.renew()
+        except OSError as error:
+            log.warning("overlaybd-cache cannot ask us any more error=%s", error)
 
     def stop(self) -> None:
         """Every lease has been closed."""

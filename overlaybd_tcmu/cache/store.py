@@ -46,6 +46,7 @@ class Store:
         """
         self.unit = unit
         self.misses = cachefile.Misses(unit)
+        self.renewed: Callable[[], None] = lambda: None  # told when the folder was made again
         self._clock = clock
         self._lock = threading.Lock()
         self._opening = threading.Lock()
@@ -287,6 +288,7 @@ class Store:
                 log.warning("the cache's folder is gone, made again path=%s", self.folder.path)
                 self.room.forget_all()
                 self.folder.renew()
+                self.renewed()
             self.folder.remove(digest)
             self.room.forget(digest)
             return record.Record.create(path, digest, size)

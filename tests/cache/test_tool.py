@@ -134,6 +134,16 @@ def test_pin_all_layers_of_an_image(tool, blob, tmp_path, lazily):
     assert folder.pinned_in(str(lazily.folder / "cache")) == {blob}
 
 
+def test_folder_that_was_deleted_and_made_again(tool, server, lazily, disk):
+    """Whoever keeps it is to be found in the new one."""
+    lazily.open(server.put(lazy.wrapped("raw", disk[1])))
+    lazy.remove_tree(lazily.folder / "cache")
+    digest = server.put(lazy.wrapped("lz4", disk[1]))
+    lazy.read_all(lazily.open(digest), disk[0])
+    assert tool("pin", digest)[0] == 0
+    assert lazily.cache.store.pinned() == {digest}
+
+
 def test_how_much_of_an_image_is_local(tool, blob, tmp_path, server, disk):
     (tmp_path / "local").write_bytes(disk[1])
     lowers = [
