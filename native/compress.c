@@ -159,15 +159,21 @@ static size_t block_bound(const struct obd_output_options *options)
 	return (options->algo == OBD_LZ4 ? (size_t)LZ4_compressBound((int)size) : ZSTD_compressBound(size)) + CRC;
 }
 
+/** Bytes of a job, as far as is known. */
+static size_t job_size(const struct store *store, uint64_t number)
+{
+	const uint64_t size = store->source->size, left = size - number * JOB;
+
+	return size != OBD_UNKNOWN_SIZE && left < JOB ? (size_t)left : JOB;
+}
+
 static int64_t read_source(struct store *store, unsigned thread, struct job *job, uint64_t number,
 			   struct obd_error *err)
 {
 	const uint64_t offset = number * JOB;
-	size_t count = JOB;
+	const size_t count = job_size(store, number);
 	int64_t r;
 
-	if (store->source->size != OBD_UNKNOWN_SIZE && store->source->size - offset < JOB)
-		count = (size_t)(store->source->size - offset);
 	r = store->source->read(store->source->opaque, thread, job_plan(store, job), job->input, count, offset, err);
 	if (r < 0)
 		return r;
@@ -204,8 +210,7 @@ static int take_plan(void *opaque, void *slot, uint64_t number, struct obd_error
 
 	if (offset >= source->size)
 		return 0;
-	r = source->plan(source->opaque, job_plan(store, slot),
-			 source->size - offset < JOB ? (size_t)(source->size - offset) : JOB, offset, err);
+	r = source->plan(source->opaque, job_plan(store, slot), job_size(store, number), offset, err);
 	return r < 0 ? r : 1;
 }
 
@@ -413,10 +418,11 @@ static int run(struct store *store, bool compressed, struct obd_error *err)
 {
 	const bool in_order = store->source->size == OBD_UNKNOWN_SIZE;
 	const size_t output = compressed ? JOB / store->options->block_size * store->bound : 0;
+	const size_t plan = JOB + (output + ALIGN - 1) / ALIGN * ALIGN;
 	const struct obd_pipeline pipeline = {
 		.threads = store->options->threads,
 		.jobs = in_order ? UINT64_MAX : (store->source->size + JOB - 1) / JOB,
-		.slot_size = sizeof(struct job) + JOB + (output + ALIGN - 1) / ALIGN * ALIGN + store->source->plan_size,
+		.slot_size = sizeof(struct job) + plan + store->source->plan_size,
 		.take = in_order	      ? take_read
 			: store->source->plan ? take_plan
 					      : NULL,
@@ -427,7 +433,7 @@ static int run(struct store *store, bool compressed, struct obd_error *err)
 		.task = store->task,
 	};
 
-	store->plan = JOB + (output + ALIGN - 1) / ALIGN * ALIGN;
+	store->plan = plan;
 	obd_task_expect(store->task, in_order ? 0 : store->source->size);
 	return obd_pipeline_run(&pipeline, err);
 }
