@@ -7,7 +7,6 @@ Whoever opens images with such layers hands a Remote around; without one they ar
 
 import functools
 import logging
-import re
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence,
 from .. import config, errors
 from ..cache import counters, outage
 from ..ffi import cachefile, native
+from ..registry import url
 from . import config as image_config
 from . import local
 
@@ -94,7 +94,7 @@ class Opening:
 
     def open_layer(self, number: int, lower: image_config.LowerConfig) -> native.Layer:
         """ImageError in the words users know."""
-        url = blob_url(self._image.repo_blob_url, lower.digest)
+        place = blob_url(self._image.repo_blob_url, lower.digest)
         try:
             if self._remote is None:
                 cause = "there is nothing to fetch it with"
@@ -106,7 +106,7 @@ class Opening:
                 self._leases[number] = lease
             return lease.open_layer(self.lean)
         except errors.RegistryError as error:
-            raise errors.ImageError(f"failed to open remote file /{url}", str(error)) from error
+            raise errors.ImageError(f"failed to open remote file /{place}", str(error)) from error
         except errors.NativeError as error:
             raise errors.ImageError(f"failed to open layer {number}", str(error)) from error
 
@@ -262,7 +262,5 @@ class Remote:
 
 def blob_url(repository: str, digest: str) -> str:
     """Where a blob is, as the original names it in its messages; but no password, no query."""
-    before, user, rest = repository.rpartition("@")
-    scheme, known, _ = before.partition("://")
-    place = re.split("[?#]", (scheme + known if known else "") + rest if user else repository)[0]
+    place = url.stripped(repository)
     return place + ("" if place.endswith("/") else "/") + digest

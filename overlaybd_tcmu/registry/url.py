@@ -15,6 +15,7 @@ _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 # Printable and not a delimiter that has to be escaped: whatever else there is could end the request
 # line early.
+_BEFORE_USER = re.compile(r"^((?:.*?://)?).*@", re.DOTALL)
 _CLEAN = re.compile(r"[!-~]*")
 
 
@@ -56,6 +57,11 @@ def target_of(url: str) -> str:
 def shown(url: str) -> str:
     """A URL as it may be written into a log or an error."""
     return origin_of(url) + urllib.parse.urlsplit(url).path
+
+
+def stripped(text: str) -> str:
+    """As it is written, but for what is never shown; of what is no URL, too."""
+    return re.split("[?#]", _BEFORE_USER.sub(r"\1", text))[0]
 
 
 def resolved(base: str, location: str) -> Optional[str]:
