@@ -85,9 +85,7 @@ def watched(
         cancel()
 
     try:
-        return background.run(
-            lambda: call(counters), lambda: line.update(counters.input), stop, progress.PERIOD_S
-        )
+        return background.run(lambda: call(counters), stop, lambda: line.update(counters.input))
     finally:
         line.end()
 
@@ -111,9 +109,7 @@ def run(options: argparse.Namespace) -> None:
     with opened_input(options.input) as fd, opened_disk(options) as target:
         if options.mkfs:
             try:
-                background.run(
-                    lambda: ext4.mkfs(target.disk), lambda: None, target.cancel, background.PERIOD_S
-                )
+                background.run(lambda: ext4.mkfs(target.disk), target.cancel)
             except errors.NativeError as error:
                 raise errors.Error(f"mkfs failed, {options.image_config}: {error}") from error
         try:

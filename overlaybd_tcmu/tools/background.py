@@ -21,9 +21,9 @@ _Result = TypeVar("_Result")
 
 def run(
     call: Callable[[], _Result],
-    look: Callable[[], None],
     stop: Callable[[], None],
-    period_s: float,
+    look: Callable[[], None] = lambda: None,
+    period_s: float = PERIOD_S,
 ) -> _Result:
     """
     What call returns or raises. look runs every period_s meanwhile; when a signal, or look, raises,
@@ -65,4 +65,4 @@ def reading(image: native.Image, call: Callable[[], _Result]) -> _Result:
     """
     if not isinstance(image, remote.LazyImage):
         return call()
-    return run(call, lambda: None, lambda: image.cancel(errno.ECANCELED), PERIOD_S)
+    return run(call, lambda: image.cancel(errno.ECANCELED))

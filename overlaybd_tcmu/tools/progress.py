@@ -9,8 +9,6 @@ from .. import units
 from ..ffi import writing
 from . import background
 
-PERIOD_S = background.PERIOD_S
-
 
 class Progress:
     """How much of total bytes is done; 0 when nobody knows how many there are."""
@@ -19,12 +17,12 @@ class Progress:
         self.total = total
         self._done = 0
         self._shown = sys.stderr.isatty()
-        self._next_s = time.monotonic() + PERIOD_S
+        self._next_s = time.monotonic() + background.PERIOD_S
 
     def update(self, done: int) -> None:
         self._done = done
         if self._shown and time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + PERIOD_S
+            self._next_s = time.monotonic() + background.PERIOD_S
             self._write()
 
     def end(self) -> None:
@@ -54,7 +52,7 @@ def watch(call: Callable[[writing.Task], None]) -> None:
             progress.update(done)
 
         try:
-            background.run(lambda: call(task), look, task.stop, PERIOD_S)
+            background.run(lambda: call(task), task.stop, look)
         finally:
             progress.update(task.progress()[0])
             progress.end()

@@ -27,7 +27,7 @@ def test_failure_is_the_callers():
 
 def test_it_is_looked_at_meanwhile():
     looked = threading.Event()
-    assert background.run(looked.wait, looked.set, nothing, PERIOD_S)
+    assert background.run(looked.wait, nothing, looked.set, PERIOD_S)
 
 
 def test_signal_stops_the_call_and_waits_for_it():
@@ -42,7 +42,7 @@ def test_signal_stops_the_call_and_waits_for_it():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            background.run(call, nothing, stop.set, PERIOD_S)
+            background.run(call, stop.set, nothing, PERIOD_S)
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended
@@ -52,5 +52,5 @@ def test_signal_stops_the_call_and_waits_for_it():
 def test_failure_of_the_look_stops_the_call():
     stop = threading.Event()
     with pytest.raises(ZeroDivisionError):
-        background.run(stop.wait, lambda: 1 / 0, stop.set, PERIOD_S)
+        background.run(stop.wait, stop.set, lambda: 1 / 0, PERIOD_S)
     assert stop.is_set()
