@@ -114,7 +114,7 @@ class Server:
                 connection, _ = listener.accept()
             except OSError:
                 with self._lock:
-                    if self._stopped or listener is self._socket:
+                    if listener is self._socket:  # not renewed, but stopped
                         return
                 listener.close()
                 continue

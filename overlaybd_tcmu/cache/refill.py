@@ -270,9 +270,7 @@ class Refill:
         count = min(job.stop * self._unit, one.size) - offset
         one.recover(offset, count)
         for start, missing in one.gaps(offset, count):
-            self._fetch_gap(
-                one, buffer[: PARTS[job.priority]], start, start + missing, job.priority
-            )
+            self._fetch_gap(one, buffer, start, start + missing, job.priority)
 
     def _fetch_gap(
         self,
@@ -282,6 +280,7 @@ class Refill:
         end: int,
         priority: schedule.Priority,
     ) -> None:
+        buffer = buffer[: PARTS[priority]]
         while start < end:
             part = buffer[: end - start]
             if not one.borrow(part, start):
