@@ -83,8 +83,13 @@ class Service:
             "repoBlobUrl": registry.repo_url(),
             "lowers": [{"digest": digest, "size": size} for digest, size in lowers],
         }
-        lazily = remote.Remote(one, self.cache)
-        self.image = opener.open_image(image_config.parse("bench", document), remote=lazily)
+        self._remote = remote.Remote(one, self.cache)
+        self._config = image_config.parse("bench", document)
+        self.image = self.open()
+
+    def open(self) -> native.Image:
+        """The image once more; the caller's."""
+        return opener.open_image(self._config, remote=self._remote)
 
     def __enter__(self) -> "Service":
         return self

@@ -7,15 +7,9 @@ same files, reads their heads, tails and indexes, and closes them.
 
 import os
 import statistics
-import tempfile
 import time
 from typing import Callable, List
 
-from overlaybd_tcmu import config
-from overlaybd_tcmu.cache import service
-from overlaybd_tcmu.image import config as image_config
-from overlaybd_tcmu.image import opener, remote
-from overlaybd_tcmu.registry import blob
 from overlaybd_tcmu.units import KiB
 
 from ..support import fault_registry
@@ -28,30 +22,18 @@ HEAD = 4096
 def warm(disk: probe.Disk, pace: probe.Pace) -> lazy.Lazy:
     """ours and limit in ms."""
     layers = [lazy.layer(disk, number * 256 * KiB) for number in range(1, LAYERS + 1)]
-    with fault_registry.in_process() as registry, tempfile.TemporaryDirectory(
-        dir=probe.BUILD
-    ) as folder:
-        digests = [registry.put(one) for one in layers]
-        lowers = [{"digest": one, "size": len(data)} for one, data in zip(digests, layers)]
-        document = {"repoBlobUrl": registry.repo_url(), "lowers": lowers}
-        image = image_config.parse("bench", document)
-        settings = {"cacheConfig": {"cacheType": "file", "cacheDir": folder}}
-        one = config.parse("bench", {**settings, "credentialConfig": {"mode": "file"}})[0]
-        client = blob.Registry(one)
-        cache = service.Cache(one, client)
-        cache.start()
-        lazily = remote.Remote(one, cache)
-        assert cache.store.folder is not None
-        paths = [cache.store.folder.data_path(digest) for digest in digests]
-        opener.open_image(image, remote=lazily).close()
-        registry.clear()
-        ours, limit = [], []
-        for _ in range(10 * pace.rounds):
-            ours.append(_ms(lambda: opener.open_image(image, remote=lazily).close()))
-            limit.append(_ms(lambda: _bare(paths)))
-        asked = len(registry.requests())
-        cache.stop()
-        client.close()
+    with fault_registry.in_process() as registry:
+        lowers = [(registry.put(one), len(one)) for one in layers]
+        with lazy.Service(registry, lowers) as lazily:
+            lazily.image.close()  # nobody has the layers open
+            assert lazily.cache.store.folder is not None
+            paths = [lazily.cache.store.folder.data_path(digest) for digest, _ in lowers]
+            registry.clear()
+            ours, limit = [], []
+            for _ in range(10 * pace.rounds):
+                ours.append(_ms(lambda: lazily.open().close()))
+                limit.append(_ms(lambda: _bare(paths)))
+            asked = len(registry.requests())
     if asked:
         raise probe.ProbeError(f"{asked} requests for what was cached")
     mine, bare = statistics.median(ours), statistics.median(limit)

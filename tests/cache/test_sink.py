@@ -44,8 +44,7 @@ def sink_for(kept, one):
     return sink.Sink(kept, one, memoryview(bytearray(UNIT)), 0, SIZE)
 
 
-def receive_all(into, ours):
-    done = 0
+def receive_all(into, ours, done=0):
     while done < SIZE:
         done += into.receive(ours.fileno(), done, 60)[0]
         into.came(done)
@@ -114,10 +113,7 @@ def test_first_bytes_may_come_another_way(opened, ends):
     into.room(0)[:100] = DATA[:100]
     into.came(100)
     ends[1].sendall(DATA[100:])
-    done = 100
-    while done < SIZE:
-        done += into.receive(ends[0].fileno(), done, 60)[0]
-        into.came(done)
+    receive_all(into, ends[0], 100)
     assert content(one) == DATA
     kept.give_back(one)
 

@@ -4,40 +4,22 @@
 import base64
 import contextlib
 import json
-import os
 import random
-import threading
-import time
 
 import pytest
 
 from overlaybd_tcmu import config, errors
 from overlaybd_tcmu.registry import blob, retry
 
-from ..support import certificates, fault_registry
+from ..support import certificates, fault_registry, leftovers
 
 SIZE = 300_000
 
 
 @pytest.fixture(autouse=True)
 def nothing_left():
-    """Every test ends with the threads and file descriptors it began with."""
-    threads, files = threading.active_count(), open_files()
-    yield
-    deadline = time.monotonic() + 5
-    while threading.active_count() > threads and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert [one.name for one in threading.enumerate()][threads:] == []
-    assert open_files() <= files
-
-
-def open_files():
-    """{fd: what it is}"""
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found[name] = os.readlink(f"/proc/self/fd/{name}")
-    return set(found.items())
+    with leftovers.none():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +87,16 @@ def entry(user, password):
 def made(tmp_path):
     with contextlib.ExitStack() as stack:
         yield Made(stack, tmp_path)
+
+
+@pytest.fixture
+def digest(server, data):
+    return server.put(data)
+
+
+@pytest.fixture
+def one(made, server, digest):
+    return made.blob(server.repo_url(), digest)
 
 
 def read(one, offset, count):

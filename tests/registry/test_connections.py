@@ -18,16 +18,6 @@ from .conftest import SIZE, failure, read
 Kind = errors.RegistryFailure
 
 
-@pytest.fixture
-def digest(server, data):
-    return server.put(data)
-
-
-@pytest.fixture
-def one(made, server, digest):
-    return made.blob(server.repo_url(), digest)
-
-
 # ---- kept
 
 

@@ -43,16 +43,6 @@ class Direct:
         return count, self.waited_s
 
 
-@pytest.fixture
-def digest(server, data):
-    return server.put(data)
-
-
-@pytest.fixture
-def one(made, server, digest):
-    return made.blob(server.repo_url(), digest)
-
-
 @pytest.fixture(params=[8 * units.KiB, 128 * units.KiB])
 def buffered(monkeypatch, request):
     """What a connection reads ahead: Python 3.14 has it read more than a part."""

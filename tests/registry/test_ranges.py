@@ -10,16 +10,6 @@ from .conftest import SIZE, failure, read
 Kind = errors.RegistryFailure
 
 
-@pytest.fixture
-def digest(server, data):
-    return server.put(data)
-
-
-@pytest.fixture
-def one(made, server, digest):
-    return made.blob(server.repo_url(), digest)
-
-
 def test_size_is_learnt_when_it_is_not_known(one):
     assert one.size() == SIZE
 

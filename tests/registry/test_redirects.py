@@ -22,11 +22,6 @@ def digest(server, data):
     return server.put(data)
 
 
-@pytest.fixture
-def one(made, server, digest):
-    return made.blob(server.repo_url(), digest)
-
-
 def test_range_comes_from_the_store(one, server, data, digest):
     assert one.size() == SIZE
     assert read(one, 1000, 500) == data[1000:1500]

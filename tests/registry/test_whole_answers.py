@@ -27,11 +27,6 @@ def digest(server, large):
     return server.put(large)
 
 
-@pytest.fixture
-def one(made, server, digest):
-    return made.blob(server.repo_url(), digest)
-
-
 def test_size_is_the_whole_length(one):
     assert one.size() == SIZE
 

@@ -35,8 +35,17 @@ def committed(folder, layers, upper=None, threads=1):
     return (folder / "out").read_bytes()
 
 
+def written_layers(rng, folder, window, count, data, longest):
+    """The paths of so many."""
+    paths = [folder / f"layer{number}" for number in range(count)]
+    for path in paths:
+        random_layers.write_layer(rng, path, window, data, longest)
+    return paths
+
+
 def lean_layers(stack, paths):
-    return [stack.enter_context(native.Layer.open(str(path), lean=True)) for path in paths]
+    lean = native.Lean.TO_COMMIT
+    return [stack.enter_context(native.Layer.open(str(path), lean=lean)) for path in paths]
 
 
 def lean_upper(folder):
@@ -88,9 +97,8 @@ def test_segments_as_long_as_can_be_over_every_border(tmp_path, rng, budget):
 def test_stack_of_layers(tmp_path, rng, budget, sectors, data, longest):
     for _ in range(4):
         window = random_layers.Window(0, sectors)
-        paths = [tmp_path / f"layer{number}" for number in range(rng.choice((1, 2, 3, 9)))]
-        for path in paths:
-            random_layers.write_layer(rng, path, window, data, longest)
+        count = rng.choice((1, 2, 3, 9))
+        paths = written_layers(rng, tmp_path, window, count, data, longest)
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(stream.File(path)) for path in paths]
             expected = commit.commit([layer.load(file) for file in files])
@@ -104,9 +112,7 @@ def test_stack_of_layers(tmp_path, rng, budget, sectors, data, longest):
 def test_appended_layer_over_others(tmp_path, rng, budget):
     for _ in range(4):
         window = random_layers.Window(0, 2000)
-        paths = [tmp_path / f"layer{number}" for number in range(rng.randint(1, 3))]
-        for path in paths:
-            random_layers.write_layer(rng, path, window, 500, 80)
+        paths = written_layers(rng, tmp_path, window, rng.randint(1, 3), 500, 80)
         write_pair(rng, tmp_path, window, 40, 80)
         with contextlib.ExitStack() as stack:
             whole = [stack.enter_context(native.Layer.open(str(path))) for path in paths]
@@ -230,9 +236,7 @@ class Collected:
 def test_image_is_exported_in_parts(tmp_path, rng, budget):
     for _ in range(4):
         window = random_layers.Window(0, 2000)
-        paths = [tmp_path / f"layer{number}" for number in range(rng.randint(0, 3))]
-        for path in paths:
-            random_layers.write_layer(rng, path, window, 500, 80)
+        paths = written_layers(rng, tmp_path, window, rng.randint(0, 3), 500, 80)
         if not paths or rng.random() < 0.7:
             write_pair(rng, tmp_path, window, 40, 80)
             upper = [tmp_path / "data", tmp_path / "index"]
