@@ -52,7 +52,7 @@ asan-core tsan-core: %-core: build/.setup
 test: build lint unit native image tools apply registry cache download daemon ops packages bench-brief sanitizers vm ## everything that must hold
 	@echo "test: every floor passed"
 
-check: build lint unit native image tools apply registry cache download daemon ops ## the floors that take less than two minutes
+check: build lint unit native image tools apply registry cache download daemon ops ## lint and the floors that take a few minutes
 
 lint: build/.setup ## formatting, style, types
 	$(BLACK) --check $(CHECKED) || { echo "black: 'make format' mends it"; exit 1; }
