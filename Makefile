@@ -75,7 +75,8 @@ unit native image tools apply registry cache download daemon ops: build
 registry: registry-oldest
 registry-oldest: build
 	PYTHONPATH=build/oldest $(PYTEST) -q tests/registry/test_ranges.py tests/registry/test_direct.py \
-		tests/registry/test_connections.py tests/registry/test_tls.py
+		tests/registry/test_connections.py tests/registry/test_tls.py \
+		tests/registry/test_exchange.py tests/registry/test_exchange_outcomes.py
 
 packages: build ## DEB and RPM: built, unpacked, their programs run
 	$(PYTEST) -q -o faulthandler_timeout=0 tests/packages

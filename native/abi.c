@@ -14,10 +14,11 @@ static const struct {
 	const char *name;
 	size_t size;
 } sizes[] = {
-	SIZE_OF(obd_error),	     SIZE_OF(obd_event),	  SIZE_OF(obd_miss),	     SIZE_OF(obd_receive),
-	SIZE_OF(obd_layer_info),     SIZE_OF(obd_upper_options),  SIZE_OF(obd_upper_info),   SIZE_OF(obd_image_options),
-	SIZE_OF(obd_image_info),     SIZE_OF(obd_image_stats),	  SIZE_OF(obd_tcmu_options), SIZE_OF(obd_tcmu_stats),
-	SIZE_OF(obd_output_options), SIZE_OF(obd_commit_options), SIZE_OF(obd_latency),	     SIZE_OF(obd_tcmu_pending),
+	SIZE_OF(obd_error),	    SIZE_OF(obd_event),		 SIZE_OF(obd_miss),	      SIZE_OF(obd_receive),
+	SIZE_OF(obd_ask),	    SIZE_OF(obd_layer_info),	 SIZE_OF(obd_upper_options),  SIZE_OF(obd_upper_info),
+	SIZE_OF(obd_image_options), SIZE_OF(obd_image_info),	 SIZE_OF(obd_image_stats),    SIZE_OF(obd_tcmu_options),
+	SIZE_OF(obd_tcmu_stats),    SIZE_OF(obd_output_options), SIZE_OF(obd_commit_options), SIZE_OF(obd_latency),
+	SIZE_OF(obd_tcmu_pending),
 };
 
 uint32_t obd_abi(void)

@@ -15,7 +15,7 @@
 #include "miss.h"
 #include "pages.h"
 
-enum { IOV_MAX_HERE = OBD_WORKER_IOV, RECOVER_CHUNK = 256 * 1024, FILL_PART = 64 * 1024, PARTS_MAX = 65536 };
+enum { IOV_MAX_HERE = OBD_WORKER_IOV, RECOVER_CHUNK = 256 * 1024, PARTS_MAX = 65536 };
 
 #define SUM_SEED UINT32_C(0xFFFFFFFF)
 
@@ -326,10 +326,21 @@ static uint32_t sum_of(const uint8_t *bytes, size_t count)
 	return crc ? crc : 1;
 }
 
-static int fill_part(struct obd_cachefile *file, const uint8_t *bytes, size_t count, uint64_t offset)
+void obd_cachefile_expect(struct obd_cachefile *file, uint64_t offset, uint64_t count)
 {
+	pthread_mutex_lock(&file->content_lock);
+	if (*file->path && !obd_cachefile_is_complete(file))
+		(void)fallocate(file->fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count); // not every disk can
+	pthread_mutex_unlock(&file->content_lock);
+}
+
+int obd_cachefile_fill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset, uint32_t *sums)
+{
+	const uint8_t *bytes = buf;
 	int r = 0;
 
+	if (!fits(file, offset, count))
+		return -EINVAL;
 	pthread_mutex_lock(&file->content_lock);
 	if (!obd_cachefile_is_complete(file)) {
 		r = *file->path ? write_all(file->fd, bytes, count, offset) : -ENOSPC;
@@ -337,31 +348,9 @@ static int fill_part(struct obd_cachefile *file, const uint8_t *bytes, size_t co
 			obd_presence_set(&file->present, offset, count);
 	}
 	pthread_mutex_unlock(&file->content_lock);
-	if (!r)
-		obd_miss_arrived(file, offset, count);
-	return r;
-}
-
-int obd_cachefile_fill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset, uint32_t *sums)
-{
-	const uint8_t *bytes = buf;
-
-	if (!fits(file, offset, count))
-		return -EINVAL;
-	/*
-	 * In parts if somebody waits: not until all is written, nor for the sums. Else at once, for the kernel keeps in
-	 * large pages what came in large writes, and those are read a tenth faster.
-	 */
-	for (size_t done = 0, part; done < count; done += part) {
-		int r;
-
-		part = count - done;
-		if (part > FILL_PART && obd_miss_awaited(file, offset, count))
-			part = FILL_PART;
-		r = fill_part(file, bytes + done, part, offset + done);
-		if (r)
-			return r;
-	}
+	if (r)
+		return r;
+	obd_miss_arrived(file, offset, count); // now: nobody waits for the sums
 	for (size_t done = 0; sums && done < count; done += OBD_GRANULE)
 		*sums++ = sum_of(bytes + done, count - done < OBD_GRANULE ? count - done : OBD_GRANULE);
 	return 0;

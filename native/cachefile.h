@@ -95,6 +95,8 @@ static inline bool obd_cachefile_in_place(struct obd_cachefile *file, uint64_t o
 		return !__atomic_load_n(&file->pages_lost, __ATOMIC_RELAXED);
 	return obd_presence_all(&file->present, offset, count);
 }
+/** Has the disk make room for a range at once, which takes half as long as with each write; it may have none. */
+void obd_cachefile_expect(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** Narrows the range to its first and last granule that are missing. false: nothing is. */
 bool obd_cachefile_missing(const struct obd_cachefile *file, uint64_t *offset, uint64_t *count);
 /** Forgets what turned out to be damaged. false: the file is a whole local copy, which nobody can fetch anew. */

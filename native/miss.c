@@ -100,14 +100,43 @@ int obd_misses_next(struct obd_misses *misses, int timeout_ms, struct obd_miss *
 	int taken = 0, r = 0;
 
 	pthread_mutex_lock(&misses->lock);
-	while (!misses->head && !misses->stopped && r != ETIMEDOUT)
+	misses->takers++;
+	while (!misses->head && !misses->stopped && !misses->called && r != ETIMEDOUT)
 		r = obd_cond_wait_until(&misses->queued, &misses->lock, deadline);
+	misses->takers--;
 	if (misses->stopped)
 		taken = -ESHUTDOWN;
+	else if (!misses->head && !misses->called)
+		taken = -ETIMEDOUT;
+	else if (!misses->head || misses->called > misses->takers)
+		misses->called--; // who has a miss comes, too, but does not answer another's call
 	while (!misses->stopped && misses->head && (uint32_t)taken < max)
 		pop(misses, &ret[taken++]);
 	pthread_mutex_unlock(&misses->lock);
 	return taken;
+}
+
+uint32_t obd_misses_takers(struct obd_misses *misses)
+{
+	uint32_t takers;
+
+	pthread_mutex_lock(&misses->lock);
+	takers = misses->takers > misses->called ? misses->takers - misses->called : 0;
+	pthread_mutex_unlock(&misses->lock);
+	return takers;
+}
+
+int obd_misses_call(struct obd_misses *misses)
+{
+	int waits;
+
+	pthread_mutex_lock(&misses->lock);
+	waits = misses->takers > misses->called;
+	if (misses->called <= misses->takers) // one more than there are: who is about to wait does not
+		misses->called++;
+	pthread_cond_signal(&misses->queued);
+	pthread_mutex_unlock(&misses->lock);
+	return waits;
 }
 
 /** Appends one unit; to the last entry when it continues that. The lock is held. */
@@ -329,14 +358,17 @@ void obd_miss_arrived(struct obd_cachefile *file, uint64_t offset, uint64_t coun
 	resume_all(list);
 }
 
-bool obd_miss_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count)
+int obd_cachefile_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count)
 {
 	const struct obd_waiter *waiter;
 
 	pthread_mutex_lock(&file->misses->lock);
-	for (waiter = file->waiters; waiter; waiter = waiter->next)
-		if (waiter->offset < offset + count && offset < waiter->offset + waiter->count)
+	for (waiter = file->waiters; waiter; waiter = waiter->next) {
+		const uint64_t end = waiter->offset + waiter->count;
+
+		if (offset < end && end <= offset + count)
 			break;
+	}
 	pthread_mutex_unlock(&file->misses->lock);
 	return waiter != NULL;
 }

@@ -22,6 +22,8 @@ struct obd_misses {
 	struct want *head, **tail;
 	unsigned count;	 /**< in the queue */
 	unsigned parked; /**< readers that wait */
+	unsigned takers; /**< threads in obd_misses_next() */
+	unsigned called; /**< of these: to come without a miss */
 	bool stopped;
 	uint32_t unit_shift;
 	/* looked at by each hit, changed now and then */
@@ -59,8 +61,6 @@ void obd_miss_want(struct obd_cachefile *file, uint64_t offset, uint64_t count, 
 void obd_miss_park(struct obd_worker *worker, const struct obd_piece *piece);
 /** Resumes whoever waits for nothing but this range. */
 void obd_miss_arrived(struct obd_cachefile *file, uint64_t offset, uint64_t count);
-/** Somebody waits for bytes of the range. */
-bool obd_miss_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** A marked unit was reached. */
 void obd_miss_ahead(struct obd_cachefile *file, uint64_t unit);
 /** obd_blob_pread for a lazily fetched blob. */

@@ -16,7 +16,7 @@
 #define OBD_PUBLIC __attribute__((visibility("default")))
 
 /** Bumped with every change of a struct or a signature below; Python refuses another. */
-#define OBD_ABI_VERSION 5u
+#define OBD_ABI_VERSION 6u
 
 OBD_PUBLIC uint32_t obd_abi(void);
 /** sizeof a struct of this header by its name ("obd_error"), 0 when unknown. */
@@ -98,10 +98,15 @@ OBD_PUBLIC int obd_misses_create(uint32_t unit, struct obd_misses **ret);
 /** Every file is closed. */
 OBD_PUBLIC void obd_misses_destroy(struct obd_misses *misses);
 /**
- * Takes up to max entries; each is then the caller's to end, with obd_cachefile_settle or obd_cachefile_fail, and until
- * then it is not reported again. The count; 0: timeout_ms passed (-1: no limit); -ESHUTDOWN: stopped.
+ * Waits until there is something to take, and takes up to max entries; each is then the caller's to end, with
+ * obd_cachefile_settle or obd_cachefile_fail, and until then it is not reported again. Any number of threads. The
+ * count; 0: called; -ETIMEDOUT: timeout_ms passed (-1: no limit); -ESHUTDOWN: stopped.
  */
 OBD_PUBLIC int obd_misses_next(struct obd_misses *misses, int timeout_ms, struct obd_miss *ret, uint32_t max);
+/** How many threads wait in obd_misses_next and were not called. */
+OBD_PUBLIC uint32_t obd_misses_takers(struct obd_misses *misses);
+/** Has one of them return, with a miss or without; if there is none, 0, whoever comes there next. */
+OBD_PUBLIC int obd_misses_call(struct obd_misses *misses);
 OBD_PUBLIC void obd_misses_stop(struct obd_misses *misses);
 /** What obd_cachefile_heat shows of units read from now on; 31 bits. */
 OBD_PUBLIC void obd_misses_set_epoch(struct obd_misses *misses, uint32_t epoch);
@@ -130,25 +135,50 @@ OBD_PUBLIC void obd_blob_cancel(struct obd_blob *blob);
  */
 OBD_PUBLIC int obd_cachefile_fill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset,
 				  uint32_t *sums);
-/** How far a range has come that is received: bytes of it, from its beginning on. */
+/** A range of a cache file that is received, and how far it has come: bytes of it, from its beginning on. */
 struct obd_receive {
+	void *buf;
+	uint64_t size; /**< of buf: whole granules */
+	uint64_t count, offset;
+	uint32_t *sums;	     /**< of the range: gets a checksum of each granule that is filled */
+	uint32_t fill;	     /**< whether the file is filled */
+	uint32_t timeout_ms; /**< for the first bytes of a call */
 	uint64_t received;
-	uint64_t filled; /**< the readers have them: whole granules, or all. The buffer begins with what follows */
-	int32_t refused; /**< errno with which the file did not take what is in the buffer, or 0 */
-	uint32_t reserved;
+	uint64_t filled;    /**< the readers have them: whole granules, or all. The buffer begins with what follows */
 	uint64_t waited_ns; /**< of the last call: for the socket, not for the file */
+	int32_t refused;    /**< errno with which the file did not take what is in the buffer, or 0 */
+	uint32_t reserved;
 };
 /**
- * Receives more of a range of count bytes at offset from a stream socket into buf, of size bytes, whole granules, and
- * whenever that is full, and at the range's end, fills the file; not if fill is false. Until all is there, the buffer
- * has no room, the file refuses, or about a second has passed. Moves *state on; what was filled before is not filled
- * again. sums, of the range, gets a checksum of each granule that is filled.
+ * Receives more of a range from a stream socket into its buffer, and whenever that is full, or somebody waits for what
+ * is in there and no more comes at once, and at the range's end, fills the file. Until all is there, the buffer has no
+ * room, the file refuses, or about a second has passed. What was filled before is not filled again.
  *
- * Bytes that were received; 0 at the stream's end. -EAGAIN: none came within timeout_ms. -errno: of the socket.
+ * Bytes that were received; 0 at the stream's end. -EAGAIN: none came in time. -errno: of the socket.
  */
-OBD_PUBLIC int64_t obd_cachefile_receive(struct obd_cachefile *file, int fd, void *buf, size_t size, uint64_t count,
-					 uint64_t offset, int fill, int timeout_ms, struct obd_receive *state,
-					 uint32_t *sums);
+OBD_PUBLIC int64_t obd_cachefile_receive(struct obd_cachefile *file, int fd, struct obd_receive *range);
+/** A request for a range, and what the head of its answer has to say, besides the range, to be the usual one. */
+struct obd_ask {
+	const char *request; /**< all of it, as it is sent */
+	uint64_t request_size;
+	const char *digest; /**< what Docker-Content-Digest says, if it is there */
+	const char *etag;   /**< and Etag, with its quotes */
+	uint64_t blob_size; /**< bytes of the whole blob */
+	uint64_t head;	    /**< set: bytes of the head, of a usual answer */
+	uint64_t odd;	    /**< set: bytes in the buffer that came instead of such an answer, or of its beginning */
+};
+/**
+ * As receive, from the request on: sends it, and takes what follows the head if that is the usual one of HTTP/1.1, a
+ * whole 206 of exactly this range on a connection that stays open. Nothing of it has come before.
+ *
+ * Bytes of the range that were received; timeout_ms is for the head, what follows gets a second. Neither head nor odd:
+ * the stream ended before anything came, or was reset in the head, or had something to say before it was asked.
+ * -EAGAIN: no head in time. -errno: of the socket, and no head.
+ */
+OBD_PUBLIC int64_t obd_cachefile_ask(struct obd_cachefile *file, int fd, struct obd_receive *range,
+				     struct obd_ask *ask);
+/** Whether what somebody waits for ends in the range. */
+OBD_PUBLIC int obd_cachefile_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** As fill, into memory beside the file. */
 OBD_PUBLIC int obd_cachefile_spill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset);
 /** Makes those granules present whose bytes in the file have the checksum given (0: none). Their number. */

@@ -1,91 +1,225 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/socket.h>
 
+#include "answer.h"
+#include "cachefile.h"
 #include "clock.h"
+#include "miss.h"
 #include "obd.h"
 #include "presence.h"
 
 /*
- * Bytes on their way from a registry's socket to the readers of a cache file. It is Python that asks, and that looks at
- * the answer's head; what follows comes through here, so that no reader waits for the interpreter between two pieces.
+ * Bytes on their way from a registry's socket to the readers of a cache file. Whom to ask, and how, is for Python to
+ * say, and so is what an answer means that is not the usual one; the usual one comes through here from its head to its
+ * last byte, so that no reader waits for the interpreter in between.
  */
-#define SLICE_NS UINT64_C(1000000000) /* after which the caller is told, whether it has everything or not */
+enum { HEAD_PART = 2048, LARGE = 1 << 20 }; /* of an answer's head, at once; ranges worth some preparation */
+#define SLICE_NS UINT64_C(1000000000)	    /* after which the caller is told, whether it has everything or not */
 
-/** Bytes; 0 at the stream's end, -EAGAIN when none came in time, or -errno. */
-static ssize_t receive_some(int fd, void *buf, size_t count, uint64_t deadline, uint64_t *waited_ns)
+/** Bytes; 0 at the stream's end, -EAGAIN when there are none now, or -errno. */
+static ssize_t receive_now(int fd, void *buf, size_t count)
 {
 	for (;;) {
-		struct pollfd one = {.fd = fd, .events = POLLIN};
 		ssize_t r = recv(fd, buf, count, MSG_DONTWAIT);
-		uint64_t now;
-		int ready;
 
-		if (r >= 0)
-			return r;
-		if (errno != EAGAIN && errno != EINTR)
-			return -errno;
-		now = obd_now_ns();
-		if (now >= deadline)
-			return -EAGAIN;
-		ready = poll(&one, 1, (int)((deadline - now) / 1000000) + 1);
-		if (ready < 0 && errno != EINTR)
-			return -errno;
-		*waited_ns += obd_now_ns() - now;
+		if (r >= 0 || errno != EINTR)
+			return r < 0 ? -errno : r;
 	}
 }
 
-/** Where in the buffer, of size bytes, the next ones go, and how many at most; what an earlier host gave is dropped. */
-static size_t room(const struct obd_receive *state, size_t size, uint64_t count, size_t *at)
+/** Until events may have come; -EAGAIN when they did not in time, or -errno. */
+static int wait_for(int fd, short events, uint64_t deadline, uint64_t *waited_ns)
 {
-	const uint64_t before = state->filled > state->received ? state->filled - state->received : 0;
-	uint64_t left = before ? before : count - state->received;
+	struct pollfd one = {.fd = fd, .events = events};
+	const uint64_t now = obd_now_ns();
+	int ready;
 
-	*at = before ? 0 : (size_t)(state->received - state->filled);
-	return left < size - *at ? (size_t)left : size - *at;
+	if (now >= deadline)
+		return -EAGAIN;
+	ready = poll(&one, 1, (int)((deadline - now) / 1000000) + 1);
+	if (ready < 0 && errno != EINTR)
+		return -errno;
+	*waited_ns += obd_now_ns() - now;
+	return 0;
 }
 
-/** Gives the readers what is in the buffer when that is full, or at the range's end. */
-static void fill_part(struct obd_cachefile *file, const uint8_t *bytes, size_t size, uint64_t count, uint64_t offset,
-		      struct obd_receive *state, uint32_t *sums)
+/** Where in the buffer the next ones go, and how many at most; what an earlier host gave is dropped. */
+static size_t room(const struct obd_receive *range, size_t *at)
 {
-	const uint64_t held = state->received > state->filled ? state->received - state->filled : 0;
-	int r;
+	const uint64_t before = range->filled > range->received ? range->filled - range->received : 0;
+	const uint64_t left = before ? before : range->count - range->received;
 
-	if (!held || (held < size && state->received < count))
+	*at = before ? 0 : (size_t)(range->received - range->filled);
+	return left < range->size - *at ? (size_t)left : (size_t)range->size - *at;
+}
+
+/** Bytes in the buffer. */
+static uint64_t held(const struct obd_receive *range)
+{
+	return range->received > range->filled ? range->received - range->filled : 0;
+}
+
+/** Gives the readers the first count bytes in the buffer. */
+static void fill_part(struct obd_cachefile *file, struct obd_receive *range, uint64_t count)
+{
+	const uint64_t left = held(range) - count;
+	uint8_t *bytes = range->buf;
+	int r = obd_cachefile_fill(file, bytes, (size_t)count, range->offset + range->filled,
+				   range->sums + range->filled / OBD_GRANULE);
+
+	if (r) {
+		range->refused = -r;
 		return;
-	r = obd_cachefile_fill(file, bytes, (size_t)held, offset + state->filled, sums + state->filled / OBD_GRANULE);
-	if (r)
-		state->refused = -r;
-	else
-		state->filled = state->received;
+	}
+	range->filled += count;
+	memmove(bytes, bytes + count, (size_t)left);
 }
 
-int64_t obd_cachefile_receive(struct obd_cachefile *file, int fd, void *buf, size_t size, uint64_t count,
-			      uint64_t offset, int fill, int timeout_ms, struct obd_receive *state, uint32_t *sums)
+/** In large pieces: for they are cheaper, and what the kernel keeps in large pages is read faster. */
+static void fill_when_full(struct obd_cachefile *file, struct obd_receive *range)
 {
-	const uint64_t before = state->received, stop = obd_now_ns() + SLICE_NS;
-	uint64_t deadline = obd_deadline_ns(timeout_ms); // of the first bytes; the others may come next time
-	uint8_t *bytes = buf;
+	const uint64_t count = held(range);
+
+	if (range->fill && count && (count == range->size || range->received == range->count))
+		fill_part(file, range, count);
+}
+
+/** But nobody waits for what is here already while nothing comes. */
+static void fill_when_awaited(struct obd_cachefile *file, struct obd_receive *range)
+{
+	const uint64_t whole = held(range) / OBD_GRANULE * OBD_GRANULE;
+
+	if (range->fill && whole && obd_cachefile_awaited(file, range->offset + range->filled, whole))
+		fill_part(file, range, whole);
+}
+
+/** What follows what is there, until one of the reasons to return that obd.h names; bytes, 0 at the end, or -errno. */
+static int64_t receive_range(struct obd_cachefile *file, int fd, struct obd_receive *range, uint64_t deadline)
+{
+	const uint64_t before = range->received, stop = obd_now_ns() + SLICE_NS;
+	uint8_t *bytes = range->buf;
+	ssize_t r = 0;
 	size_t at, most;
 
-	if (before >= count || state->filled > count || (state->filled % OBD_GRANULE && state->filled < count) ||
-	    !size || size % OBD_GRANULE || before > state->filled + size || timeout_ms < 0)
-		return -EINVAL;
-	state->refused = 0;
-	state->waited_ns = 0;
-	while (state->received < count && !state->refused && (most = room(state, size, count, &at))) {
-		ssize_t r = receive_some(fd, bytes + at, most, deadline, &state->waited_ns);
-
-		if (r <= 0 && state->received == before)
-			return r;
+	while (range->received < range->count && !range->refused && (most = room(range, &at))) {
+		r = receive_now(fd, bytes + at, most);
+		if (r == -EAGAIN) {
+			fill_when_awaited(file, range);
+			if (range->refused)
+				break;
+			r = wait_for(fd, POLLIN, deadline, &range->waited_ns);
+			if (!r)
+				continue;
+		}
 		if (r <= 0)
-			break; // it will say so again
-		state->received += (uint64_t)r;
-		if (fill)
-			fill_part(file, bytes, size, count, offset, state, sums);
-		deadline = stop;
+			break;
+		range->received += (uint64_t)r;
+		fill_when_full(file, range);
+		deadline = stop; // of the first bytes it was another one; the others may come next time
 	}
-	return (int64_t)(state->received - before);
+	return range->received == before ? r : (int64_t)(range->received - before); // an error will say so again
+}
+
+static bool is_sound(const struct obd_receive *range)
+{
+	return range->count <= UINT64_MAX - range->offset && range->received < range->count &&
+	       range->filled <= range->count && (range->filled % OBD_GRANULE == 0 || range->filled == range->count) &&
+	       range->size && range->size % OBD_GRANULE == 0 && range->received <= range->filled + range->size &&
+	       range->timeout_ms <= INT_MAX;
+}
+
+int64_t obd_cachefile_receive(struct obd_cachefile *file, int fd, struct obd_receive *range)
+{
+	if (!is_sound(range))
+		return -EINVAL;
+	range->refused = 0;
+	range->waited_ns = 0;
+	return receive_range(file, fd, range, obd_deadline_ns((int)range->timeout_ms));
+}
+
+/** 0 or -errno; -EAGAIN: not all of it went in time. */
+static int send_all(int fd, const char *from, uint64_t count, uint64_t deadline)
+{
+	uint64_t waited_ns = 0;
+	int r = 0;
+
+	while (count && !r) {
+		ssize_t sent = send(fd, from, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (sent >= 0) {
+			from += sent;
+			count -= (uint64_t)sent;
+		} else if (errno == EAGAIN) {
+			r = wait_for(fd, POLLOUT, deadline, &waited_ns);
+		} else if (errno != EINTR) {
+			r = -errno;
+		}
+	}
+	return r;
+}
+
+/** Takes the answer's head, and what came with it, into the buffer. Bytes of both; 0: the stream ended; -errno. */
+static ssize_t receive_head(int fd, char *bytes, size_t size, uint64_t deadline, size_t *head)
+{
+	uint64_t waited_ns = 0;
+	size_t have = 0;
+
+	*head = 0;
+	while (!*head && have < size) {
+		// Little at a time: what it has of the body is moved to its place.
+		const size_t most = size - have < HEAD_PART ? size - have : HEAD_PART;
+		ssize_t r = receive_now(fd, bytes + have, most);
+
+		if (r == -EAGAIN) {
+			r = wait_for(fd, POLLIN, deadline, &waited_ns);
+			if (!r)
+				continue;
+		}
+		if (r < 0)
+			return r;
+		if (!r)
+			break;
+		have += (size_t)r;
+		*head = obd_answer_head(bytes, have);
+	}
+	return (ssize_t)have;
+}
+
+int64_t obd_cachefile_ask(struct obd_cachefile *file, int fd, struct obd_receive *range, struct obd_ask *ask)
+{
+	uint8_t *bytes = range->buf;
+	uint64_t deadline;
+	size_t head = 0;
+	ssize_t r;
+
+	if (!is_sound(range) || range->received || range->filled)
+		return -EINVAL;
+	deadline = obd_deadline_ns((int)range->timeout_ms);
+	range->refused = 0;
+	range->waited_ns = 0;
+	ask->head = ask->odd = 0;
+	if (recv(fd, bytes, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN)
+		return 0; // what was there before it was asked for is no answer
+	r = send_all(fd, ask->request, ask->request_size, deadline);
+	if (!r)
+		r = receive_head(fd, range->buf, (size_t)range->size, deadline, &head);
+	if (r <= 0)
+		return r == -EPIPE || r == -ECONNRESET ? 0 : r;
+	if (!head || (uint64_t)r - head > range->count ||
+	    !obd_answer_is_range(range->buf, head, ask, range->offset, range->count)) {
+		ask->odd = (uint64_t)r;
+		return 0;
+	}
+	ask->head = head;
+	if (range->fill && range->count >= LARGE)
+		obd_cachefile_expect(file, range->offset, range->count);
+	range->received = (uint64_t)r - head;
+	memmove(bytes, bytes + head, (size_t)range->received);
+	fill_when_full(file, range);
+	(void)receive_range(file, fd, range, obd_now_ns() + SLICE_NS); // nothing by then is receive's to wait for
+	return (int64_t)range->received;
 }

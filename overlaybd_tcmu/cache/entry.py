@@ -13,7 +13,7 @@ other.
 
 import logging
 import threading
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 from .. import trace
 from ..ffi import cachefile
@@ -23,6 +23,7 @@ log = logging.getLogger("cache.entry")
 
 GRANULE = cachefile.GRANULE
 
+_Result = TypeVar("_Result")
 
 # Fills a view with the bytes at an offset, if it has them all.
 Lender = Callable[[memoryview, int], bool]
@@ -166,11 +167,11 @@ class Entry:
             trace.point("cache.written")
             self._write_record(offset, sums)
 
-    def receive(self, coming: cachefile.Receiving, fd: int, fill: bool, timeout_s: float) -> int:
-        """As Receiving.receive(), and what it filled is recorded."""
+    def receive(self, coming: cachefile.Receiving, take: Callable[[], _Result]) -> _Result:
+        """What take() returns, which has it receive more; what that filled is recorded."""
         before = coming.filled
         try:
-            return coming.receive(fd, fill, timeout_s)
+            return take()
         finally:
             if coming.filled > before:
                 trace.point("cache.written")

@@ -127,7 +127,7 @@ class Refill:
         """Takes misses out of the core, if there are any before next_s or a tick has passed."""
         wait_ms = TICK_MS if next_s is None else min(TICK_MS, int(next_s * 1000) + 1)
         try:
-            for miss in self._store.misses.next(wait_ms):
+            for miss in self._store.misses.next(wait_ms) or ():
                 try:
                     self._missed(miss)
                 except Exception:  # a bug: the others' readers wait all the same

@@ -2,16 +2,17 @@
 """
 Where the bytes of one request go: into the store, part by part, as they come.
 
-A part is as large as the buffer, and given to the readers as soon as it is whole. From a plain
-socket the core takes the bytes itself, so that nobody waits for the interpreter between two parts;
-what comes through urllib3 (the beginning, and all of it with TLS), and what the disk refuses, is
-filled from here.
+A part is as large as the buffer, or as what somebody waits for, and given to the readers as soon as
+it is whole. Over a plain connection the core asks, and takes the bytes itself, so that nobody waits
+for the interpreter; what comes through urllib3 (first answers, odd ones, and all of TLS), and what
+the disk refuses, is filled from here.
 """
 
 from typing import Tuple
 
 from .. import trace
 from ..ffi import cachefile
+from ..registry import exchange
 from . import entry, store
 
 
@@ -19,6 +20,11 @@ class Sink:
     """A registry.body.Sink. One thread's, who holds the entry."""
 
     direct = True
+
+    @property
+    def asks(self) -> bool:
+        """Nothing of it is filled yet."""
+        return not self._coming.filled
 
     def __init__(
         self, kept: store.Store, one: entry.Entry, buffer: memoryview, offset: int, count: int
@@ -37,11 +43,11 @@ class Sink:
         """So many are there."""
         coming = self._coming
         coming.received = done
-        held = coming.held()
-        if held and (done == coming.count or not coming.room()):
+        part = coming.ready()
+        if part:
             trace.point("refill.fetched")
-            self._store.fill(self._one, held, coming.offset + coming.filled)
-            coming.filled = done
+            self._store.fill(self._one, part, coming.offset + coming.filled)
+            coming.took(len(part))
             trace.point("refill.filled")
 
     def receive(self, fd: int, done: int, timeout_s: float) -> Tuple[int, float]:
@@ -51,6 +57,18 @@ class Sink:
         """
         self._coming.received = done
         trace.point("refill.fetched")
-        count = self._store.receive(self._one, self._coming, fd, timeout_s)
+        count = self._store.receive(
+            self._one, self._coming, lambda coming, fill: coming.receive(fd, fill, timeout_s)
+        )
         trace.point("refill.filled")
         return count, self._coming.waited_s
+
+    def ask(self, fd: int, question: exchange.Question, timeout_s: float) -> exchange.Taken:
+        """As exchange.Asker says."""
+        asked = cachefile.question(*question)
+        trace.point("refill.fetched")
+        odd = self._store.receive(
+            self._one, self._coming, lambda coming, fill: coming.ask(fd, asked, fill, timeout_s)
+        )
+        trace.point("refill.filled")
+        return exchange.Taken(asked.head > 0, self._coming.received, self._coming.waited_s, odd)

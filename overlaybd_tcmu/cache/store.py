@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple, TypeVar
 
 from .. import errors
 from .. import log as rates
@@ -25,6 +25,8 @@ from ..ffi import cachefile
 from . import entry, folder, record, room, spill
 
 log = logging.getLogger("cache.store")
+
+_Result = TypeVar("_Result")
 
 FULL_S = 5.0  # after the disk took nothing: how long it is not asked again
 
@@ -141,16 +143,19 @@ class Store:
         self._spill.put(one, view, offset)
 
     def receive(
-        self, one: entry.Entry, coming: cachefile.Receiving, fd: int, timeout_s: float
-    ) -> int:
+        self,
+        one: entry.Entry,
+        coming: cachefile.Receiving,
+        take: Callable[[cachefile.Receiving, bool], _Result],
+    ) -> _Result:
         """
-        As Receiving.receive(). What the disk does not take, or is not asked to because it is full,
-        stays in the buffer: for fill().
+        What take(coming, fill) returns, which has it receive more. What the disk does not take, or
+        is not asked to because it is full, stays in the buffer: for fill().
         """
         before = coming.filled
         asked = one.on_disk and self._clock() >= self._full_until
         try:
-            return one.receive(coming, fd, asked, timeout_s)
+            return one.receive(coming, lambda: take(coming, asked))
         finally:
             if self.room is not None and not one.whole and coming.filled > before:
                 self.room.added(one.digest, coming.offset + before, coming.filled - before)

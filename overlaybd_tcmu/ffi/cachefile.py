@@ -46,20 +46,32 @@ class Misses(native.Handle):
         """unit: bytes fetched at once, a power of two of at least GRANULE."""
         super().__init__()
         self.unit = unit
-        self._batch = (core.Miss * _BATCH)()  # next() is one thread's
         ret = c_void_p()
         core.library().misses_create(unit, ctypes.byref(ret))
         self._address = ret.value
 
-    def next(self, timeout_ms: int = -1) -> List[Miss]:
-        """Some misses; none after timeout_ms; EOFError once stopped. Each is to be settled."""
-        count = core.library().misses_next(self.address, timeout_ms, self._batch, _BATCH)
+    def next(self, timeout_ms: int = -1) -> Optional[List[Miss]]:
+        """
+        Waits for some misses, each of which is to be settled; none when called; None after
+        timeout_ms; EOFError once stopped. Any number of threads.
+        """
+        batch = (core.Miss * _BATCH)()
+        count = core.library().misses_next(self.address, timeout_ms, batch, _BATCH)
+        if count == -errno.ETIMEDOUT:
+            return None
         if count < 0:
             raise EOFError("misses stopped")
         return [
-            Miss(one.file, one.reader, one.offset, one.count, one.kind)
-            for one in self._batch[:count]
+            Miss(one.file, one.reader, one.offset, one.count, one.kind) for one in batch[:count]
         ]
+
+    def takers(self) -> int:
+        """How many threads wait in next(), and were not called."""
+        return int(core.library().misses_takers(self.address))
+
+    def call(self) -> bool:
+        """Has one of them come; False: there is none, and who is about to wait will not."""
+        return bool(core.library().misses_call(self.address))
 
     def stop(self) -> None:
         core.library().misses_stop(self.address)
@@ -186,6 +198,11 @@ class CacheFile(native.Handle):
         core.library().cachefile_close(address)
 
 
+def question(request: bytes, digest: str, etag: str, size: int) -> core.Ask:
+    """For Receiving.ask(): a request for a range of a blob of size bytes, as it is sent."""
+    return core.Ask(request, len(request), digest.encode(), etag.encode(), size)
+
+
 class Receiving:
     """
     A range of a cache file on its way from a registry. One thread's, who keeps the file open.
@@ -201,8 +218,9 @@ class Receiving:
         self.count = count
         self._file = file
         self._buffer = buffer
-        self._state = core.Receive()
-        self._sums = (c_uint32 * -(-count // GRANULE))()
+        self._sums = array.array("I", bytes(4 * -(-count // GRANULE)))
+        words = (c_uint32 * len(self._sums)).from_buffer(self._sums)
+        self._state = core.Receive(*_address_of(buffer), count, offset, words)
 
     @property
     def received(self) -> int:
@@ -240,7 +258,27 @@ class Receiving:
         """What has come and was not filled."""
         return self._buffer[: max(self.received - self.filled, 0)]
 
-    def sums(self, start: int) -> List[int]:
+    def ready(self) -> memoryview:
+        """
+        What of it is to be filled now: all, when the buffer is full or the range at its end; what
+        somebody waits for, else. Whole granules.
+        """
+        held = self.held()
+        if len(held) == len(self._buffer) or self.received == self.count:
+            return held
+        whole = len(held) // GRANULE * GRANULE
+        offset = self.offset + self.filled
+        if whole and core.library().cachefile_awaited(self._file.address, offset, whole):
+            return held[:whole]
+        return held[:0]
+
+    def took(self, count: int) -> None:
+        """The readers have the first count bytes that were held."""
+        left = self.held()[count:]
+        self._buffer[: len(left)] = left
+        self.filled += count
+
+    def sums(self, start: int) -> "array.array[int]":
         """The checksums of what receive() filled from start, a multiple of GRANULE, on."""
         return self._sums[start // GRANULE : -(-self.filled // GRANULE)]
 
@@ -249,19 +287,29 @@ class Receiving:
         Takes more of the range from a socket; fills the file whenever the buffer is full. Bytes; 0
         at the stream's end. socket.timeout when none came in time, OSError.
         """
-        address, size = _address_of(self._buffer)
-        result: int = core.library().cachefile_receive(
-            self._file.address,
-            fd,
-            address,
-            size,
-            self.count,
-            self.offset,
-            fill,
-            int(timeout_s * 1000) + 1,
-            ctypes.byref(self._state),
-            self._sums,
+        return self._checked(
+            core.library().cachefile_receive(*self._arguments(fd, fill, timeout_s))
         )
+
+    def ask(self, fd: int, question: core.Ask, fill: bool, timeout_s: float) -> bytes:
+        """
+        Sends a request for the range and takes as much as receive() does of a usual answer, whose
+        head is question.head bytes long; else what came instead, b"" when the stream ended before.
+        socket.timeout when no head came in time, OSError. Nothing of it is filled; what was
+        received is forgotten.
+        """
+        self.received = 0
+        arguments = self._arguments(fd, fill, timeout_s)
+        self._checked(core.library().cachefile_ask(*arguments, ctypes.byref(question)))
+        return bytes(self._buffer[: question.odd])
+
+    def _arguments(self, fd: int, fill: bool, timeout_s: float) -> Tuple[Any, ...]:
+        self._state.fill = fill
+        self._state.timeout_ms = int(timeout_s * 1000) + 1
+        return self._file.address, fd, ctypes.byref(self._state)
+
+    @staticmethod
+    def _checked(result: int) -> int:
         if result == -errno.EAGAIN:
             raise socket.timeout("timed out")
         if result < 0:

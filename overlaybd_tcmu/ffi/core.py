@@ -27,7 +27,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 from .. import errors
 from . import load
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 LATENCY_BUCKETS = 28
 
@@ -68,11 +68,30 @@ class Miss(ctypes.Structure):
 
 class Receive(ctypes.Structure):
     _fields_ = [
+        ("buf", c_void_p),
+        ("size", c_uint64),
+        ("count", c_uint64),
+        ("offset", c_uint64),
+        ("sums", POINTER(c_uint32)),
+        ("fill", c_uint32),
+        ("timeout_ms", c_uint32),
         ("received", c_uint64),
         ("filled", c_uint64),
+        ("waited_ns", c_uint64),
         ("refused", c_int32),
         ("reserved", c_uint32),
-        ("waited_ns", c_uint64),
+    ]
+
+
+class Ask(ctypes.Structure):
+    _fields_ = [
+        ("request", c_char_p),
+        ("request_size", c_uint64),
+        ("digest", c_char_p),
+        ("etag", c_char_p),
+        ("blob_size", c_uint64),
+        ("head", c_uint64),
+        ("odd", c_uint64),
     ]
 
 
@@ -236,6 +255,7 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "obd_event": Event,
     "obd_miss": Miss,
     "obd_receive": Receive,
+    "obd_ask": Ask,
     "obd_layer_info": LayerInfo,
     "obd_upper_options": UpperOptions,
     "obd_upper_info": UpperInfo,
@@ -281,6 +301,9 @@ class Library:
     def __init__(self, path: str) -> None:
         self.path = path
         self._dll = load.open_library(path)
+        # Of functions that take moments, and are called where the interpreter's lock is wanted by
+        # others: who lets go of it for so little may wait long until it has it back.
+        self._held = ctypes.PyDLL(path, handle=self._dll._handle)
         fn = self._bind
         self.abi = fn("abi", c_uint32, [])
         self.sizeof = fn("sizeof", c_size_t, [c_char_p])
@@ -306,8 +329,10 @@ class Library:
         self.misses_create = fn("misses_create", c_int, [c_uint32, _RET], _check)
         self.misses_destroy = fn("misses_destroy", None, [_HANDLE])
         self.misses_next = fn("misses_next", c_int, [_HANDLE, c_int, POINTER(Miss), c_uint32])
+        self.misses_takers = fn("misses_takers", c_uint32, [_HANDLE], held=True)
+        self.misses_call = fn("misses_call", c_int, [_HANDLE], held=True)
         self.misses_stop = fn("misses_stop", None, [_HANDLE])
-        self.misses_set_epoch = fn("misses_set_epoch", None, [_HANDLE, c_uint32])
+        self.misses_set_epoch = fn("misses_set_epoch", None, [_HANDLE, c_uint32], held=True)
         self.misses_parked = fn("misses_parked", c_uint32, [_HANDLE])
 
         words = POINTER(c_uint32)
@@ -324,20 +349,13 @@ class Library:
             "cachefile_fill", c_int, [_HANDLE, c_void_p, c_size_t, c_uint64, words], _check
         )
         self.cachefile_receive = fn(
-            "cachefile_receive",
-            c_int64,
-            [
-                _HANDLE,
-                c_int,
-                c_void_p,
-                c_size_t,
-                c_uint64,
-                c_uint64,
-                c_int,
-                c_int,
-                POINTER(Receive),
-                words,
-            ],
+            "cachefile_receive", c_int64, [_HANDLE, c_int, POINTER(Receive)]
+        )
+        self.cachefile_ask = fn(
+            "cachefile_ask", c_int64, [_HANDLE, c_int, POINTER(Receive), POINTER(Ask)]
+        )
+        self.cachefile_awaited = fn(
+            "cachefile_awaited", c_int, [_HANDLE, c_uint64, c_uint64], held=True
         )
         self.cachefile_spill = fn(
             "cachefile_spill", c_int, [_HANDLE, c_void_p, c_size_t, c_uint64], _check
@@ -345,7 +363,9 @@ class Library:
         self.cachefile_recover = fn(
             "cachefile_recover", c_int64, [_HANDLE, c_uint64, c_uint64, words], _check
         )
-        self.cachefile_settle = fn("cachefile_settle", None, [_HANDLE, c_uint64, c_uint64])
+        self.cachefile_settle = fn(
+            "cachefile_settle", None, [_HANDLE, c_uint64, c_uint64], held=True
+        )
         self.cachefile_fail = fn("cachefile_fail", None, [_HANDLE, c_uint64, c_uint64, c_int])
         self.cachefile_refuse = fn("cachefile_refuse", None, [_HANDLE, c_uint64, c_uint64, c_int])
         self.cachefile_evict = fn("cachefile_evict", c_int, [_HANDLE, c_uint64, c_uint64], _check)
@@ -360,6 +380,7 @@ class Library:
             c_int,
             [_HANDLE, c_uint64, POINTER(c_uint64), POINTER(c_uint64)],
             _check,
+            held=True,
         )
         self.cachefile_present = fn(
             "cachefile_present", c_int64, [_HANDLE, c_uint32, words], _check
@@ -370,7 +391,7 @@ class Library:
         self.cachefile_heat = fn(
             "cachefile_heat", c_int, [_HANDLE, c_uint64, c_uint32, words], _check
         )
-        self.cachefile_mark = fn("cachefile_mark", c_int, [_HANDLE, c_uint64], _check)
+        self.cachefile_mark = fn("cachefile_mark", c_int, [_HANDLE, c_uint64], _check, held=True)
 
     def _bind_layers(self, fn: Callable[..., Any]) -> None:
         self.layer_open = fn("layer_open", c_int, [_HANDLE, _RET, _ERROR], _check_text)
@@ -478,9 +499,10 @@ class Library:
         result: Any,
         arguments: List[Any],
         check: Optional[Callable[[int, Any, Tuple[Any, ...]], int]] = None,
+        held: bool = False,
     ) -> Callable[..., Any]:
         try:
-            function = getattr(self._dll, "obd_" + name)
+            function = getattr(self._held if held else self._dll, "obd_" + name)
         except AttributeError:
             reason = f"has no obd_{name}, which {__file__} needs; rebuild it"
             raise errors.LibraryError(self.path, reason) from None

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Iterator, Optional, Protocol, Tuple, Type
 
 from .. import errors, units
-from . import client, url
+from . import client, exchange, url
 
 CHUNK = 256 * units.KiB
 
@@ -16,6 +16,10 @@ class Sink(Protocol):
     """Who uses the bytes of a range before the last of them has come."""
 
     direct: bool  # it can receive()
+
+    @property
+    def asks(self) -> bool:
+        """It can ask(), which comes before all else."""
 
     def room(self, done: int) -> memoryview:
         """Where those after the first `done` go: one at least, and none behind the range."""
@@ -29,11 +33,14 @@ class Sink(Protocol):
         was waited for. socket.timeout when none came in time, OSError.
         """
 
+    def ask(self, fd: int, question: exchange.Question, timeout_s: float) -> exchange.Taken:
+        """As exchange.Asker says."""
+
 
 class Buffer:
     """A sink for who wants them all at once."""
 
-    direct = False
+    direct = asks = False
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
@@ -45,6 +52,9 @@ class Buffer:
         pass
 
     def receive(self, fd: int, done: int, timeout_s: float) -> Tuple[int, float]:
+        raise NotImplementedError
+
+    def ask(self, fd: int, question: exchange.Question, timeout_s: float) -> exchange.Taken:
         raise NotImplementedError
 
 
@@ -70,8 +80,11 @@ class Body:
     def read(self, into: Sink) -> None:
         """All of the range; what is there after an error is undefined."""
         self._skip_first()
-        direct = into.direct and self.response.is_direct(self._count)
-        done = 0
+        done = self.response.taken or 0
+        if self.response.taken is not None:
+            into.came(done)
+            self.response.check()
+        direct = into.direct and self.response.is_direct(self._count - done)
         while done < self._count:
             if direct and not self.response.buffered:
                 received = self.response.receive(into.receive, done)

@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, Mapping, NoReturn, Optional, Tuple, Type
 import urllib3
 
 from .. import errors
-from . import connection, header, health, operation, pools, retry, slots, tls, url
+from . import connection, exchange, header, health, operation, pools, retry, slots, tls, url
 
 log = logging.getLogger("registry.client")
 
@@ -61,8 +61,13 @@ class Response:
         self._raw = raw
         self._current = current
         self._owner = owner
-        self._waited_s = 0.0
-        self._received = 0
+        # What the range's sink has already, if it was asked for directly and the answer is usual.
+        self.taken: Optional[int] = None
+        self._received, self._waited_s = 0, 0.0
+        if isinstance(raw, exchange.Usual):
+            self.buffered = False
+            self.taken = self._received = raw.taken.received
+            self._waited_s = raw.taken.waited_s
 
     def __enter__(self) -> "Response":
         return self
@@ -129,7 +134,8 @@ class Response:
         of them is buffered.
         """
         fp = self._raw._fp
-        return self.address.startswith("http:") and not fp.chunked and fp.length == count
+        plain = self.address.startswith("http:") and not isinstance(self._raw, exchange.Odd)
+        return plain and not fp.chunked and fp.length == count
 
     def receive(self, take: Callable[[int, int, float], Tuple[int, float]], done: int) -> int:
         """
@@ -183,6 +189,10 @@ class Response:
             raise errors.RegistryError(_Kind.TIMEOUT, cause)
         self._current.remaining_s()
 
+    def check(self) -> None:
+        """RegistryError when what has come so far took too long."""
+        self._count(0, 0.0)
+
     def _fail(self, error: Exception) -> NoReturn:
         self._current.check()
         self._owner.fail(error, self.address, "the body did not come")
@@ -231,10 +241,12 @@ class Client:
         headers: Mapping[str, str] = {},
         settings: tls.Tls = tls.Tls(),
         body: Optional[bytes] = None,
+        wanted: Optional[exchange.Wanted] = None,
     ) -> Response:
         """
         The head of an answer, whatever its status. RegistryError when there is none; THROTTLED also
-        when the server does not want to be asked yet.
+        when the server does not want to be asked yet. wanted: the request is GET for a range, which
+        may be taken directly.
         """
         origin = url.origin_of(address)
         self.health.check(origin)
@@ -242,17 +254,13 @@ class Client:
         try:
             self.health.check(origin)  # again: it may have said so to those before us
             started = time.monotonic()
-            raw = self._open(method, address, current, self._headers(headers), settings, body)
-            elapsed_ms = (time.monotonic() - started) * 1000
-            wanted = headers.get("Range", "")
-            log.debug(
-                "%s %s %s status=%d ms=%.1f",
-                method,
-                url.shown(address),
-                wanted,
-                raw.status,
-                elapsed_ms,
+            raw = self._open(
+                method, address, current, self._headers(headers), settings, body, wanted
             )
+            if log.isEnabledFor(logging.DEBUG):
+                elapsed_ms = (time.monotonic() - started) * 1000
+                what = method, url.shown(address), headers.get("Range", "")
+                log.debug("%s %s %s status=%d ms=%.1f", *what, raw.status, elapsed_ms)
         except BaseException:
             current.detach()
             self.give_back(origin)
@@ -281,18 +289,26 @@ class Client:
         headers: Dict[str, str],
         settings: tls.Tls,
         body: Optional[bytes],
+        wanted: Optional[exchange.Wanted],
     ) -> Any:
         secure = address.startswith("https:")
         context = self._contexts.context(settings) if secure else None
+        origin, target = url.origin_of(address), url.target_of(address)
         connection.current.operation = current
-        connection.current.target = url.target_of(address)
+        connection.current.target = target
+        question = None
+        if wanted is not None and not secure:
+            question = exchange.request(target, url.host_of(origin), headers, wanted)
         for left in range(_STALE, -1, -1):
             connection.current.reused = False
             read_s = min(READ_S, current.remaining_s())
             try:
-                return self._pools.pool(url.origin_of(address), context).urlopen(
+                pool = self._pools.pool(origin, context)
+                if wanted is not None and question is not None:
+                    return exchange.ask(pool, wanted, question, current, read_s)
+                return pool.urlopen(
                     method,
-                    connection.current.target,
+                    target,
                     body=body,
                     headers=headers,
                     retries=False,
@@ -302,7 +318,7 @@ class Client:
                     timeout=urllib3.Timeout(connect=min(connection.CONNECT_S, read_s), read=read_s),
                 )
             except errors.RegistryError as error:
-                self._note(url.origin_of(address), error)
+                self._note(origin, error)
                 raise
             except Exception as error:
                 current.check()

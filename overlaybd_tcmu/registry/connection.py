@@ -9,6 +9,7 @@ the thread that asks.
 """
 
 import http.client
+import queue
 import socket
 import threading
 from typing import Any, List, Tuple
@@ -98,17 +99,22 @@ class _Ours:
         return connect(self._dns_host.strip("[]"), self.port, current.operation)
 
     def request(self: Any, method: str, url: str, *arguments: Any, **more: Any) -> None:
+        self.prepare()
+        # urllib3 tidies escapes up, and then some signatures do not fit any more.
+        super().request(method, current.target, *arguments, **more)  # type: ignore[misc]
+
+    def prepare(self: Any) -> bool:
+        """Connected and worth a request, which is to follow. Whether it has served others."""
         now = current.operation.clock.now()
         if self._served and now - self._last_s > IDLE_S:
             self.close()
+        if self.sock is None:
             self.connect()
         current.reused = self._served > 0
-        if self.sock is not None:
-            current.operation.attach(self.sock)
-        # urllib3 tidies escapes up, and then some signatures do not fit any more.
-        super().request(method, current.target, *arguments, **more)  # type: ignore[misc]
-        self._served += 1  # now: connecting, in there, starts at 0
+        current.operation.attach(self.sock)
+        self._served += 1
         self._last_s = now
+        return current.reused
 
 
 class HttpConnection(_Ours, urllib3.connection.HTTPConnection):
@@ -135,6 +141,18 @@ class HttpsConnection(_Ours, urllib3.connection.HTTPSConnection):
 
 class HttpPool(urllib3.HTTPConnectionPool):
     ConnectionCls = HttpConnection
+
+    def take(self) -> Any:
+        """
+        A connection, for _put_conn(). Whether a kept one is still open, whoever uses it finds out.
+        """
+        kept = self.pool
+        if kept is None:
+            raise urllib3.exceptions.ClosedPoolError(self, "Pool is closed.")
+        try:
+            return kept.get(block=False) or self._new_conn()
+        except queue.Empty:
+            return self._new_conn()
 
 
 class HttpsPool(urllib3.HTTPSConnectionPool):

@@ -22,7 +22,19 @@ import threading
 from typing import Optional, Tuple, Union
 
 from .. import errors
-from . import answers, auth, body, challenge, client, expiry, flight, operation, resolver, url
+from . import (
+    answers,
+    auth,
+    body,
+    challenge,
+    client,
+    exchange,
+    expiry,
+    flight,
+    operation,
+    resolver,
+    url,
+)
 
 log = logging.getLogger("registry.source")
 
@@ -62,7 +74,7 @@ class Source:
         self._shared = shared
         self._lock = threading.Lock()
         self._place: Optional[_Place] = None
-        self._etag = ""  # of the place; "": not known yet
+        self._etag: Optional[str] = None  # of the place, "": has none; None: not known yet
         self._etag_changes = 0
         self._flight: flight.SingleFlight[_Place] = flight.SingleFlight()
 
@@ -83,16 +95,23 @@ class Source:
         return size
 
     def fetch(
-        self, current: operation.Operation, offset: int, count: int, size: Optional[int]
+        self,
+        current: operation.Operation,
+        offset: int,
+        count: int,
+        size: Optional[int],
+        into: Optional[body.Sink] = None,
     ) -> body.Body:
         """
         One range of a blob of `size` bytes (None: not known yet). RegistryError when this host does
-        not give it; a place is renewed once if that may help.
+        not give it; a place is renewed once if that may help. into: some of it may be there already
+        when this returns.
         """
         renewed = False
         for _ in range(MAX_HOPS + 2):
             place = self._where(current, size)
-            response, header = self._get(current, place, offset, count)
+            wanted = self._wanted(place, count, size, into)
+            response, header = self._get(current, place, offset, count, wanted)
             try:
                 outcome = self._judge(place, response, offset, count, size)
             except BaseException:
@@ -122,7 +141,7 @@ class Source:
         into: body.Sink,
     ) -> None:
         """One range. Past the proxy, should that break off."""
-        answer = self.fetch(current, offset, count, size)
+        answer = self.fetch(current, offset, count, size, into)
         try:
             with answer:
                 return answer.read(into)
@@ -134,8 +153,25 @@ class Source:
 
     # -- one request for bytes
 
+    def _wanted(
+        self, place: _Place, count: int, size: Optional[int], into: Optional[body.Sink]
+    ) -> Optional[exchange.Wanted]:
+        """What may be taken directly: from a place that has given ranges before, and no proxy."""
+        if into is None or not into.asks or size is None or self._shared.proxy:
+            return None
+        with self._lock:
+            etag = self._etag if self._place is place else None
+        if etag is None:
+            return None
+        return exchange.Wanted(into, self._digest, etag, size, count)
+
     def _get(
-        self, current: operation.Operation, place: _Place, offset: int, count: int
+        self,
+        current: operation.Operation,
+        place: _Place,
+        offset: int,
+        count: int,
+        wanted: Optional[exchange.Wanted],
     ) -> Tuple[client.Response, str]:
         """The answer, and the Authorization it was asked with."""
         http, proxy = self._shared.http, self._shared.proxy
@@ -158,7 +194,8 @@ class Source:
                 if error.kind is _Kind.CLOSED:
                     raise
                 log.debug("proxy passed over cause=%s", error.cause)
-        return http.request("GET", place.address, current, headers, settings), header
+        response = http.request("GET", place.address, current, headers, settings, wanted=wanted)
+        return response, header
 
     def _judge(
         self,
@@ -169,6 +206,8 @@ class Source:
         size: Optional[int],
     ) -> Union[body.Body, _Place, errors.RegistryError]:
         """The range, or where it is, or an error that may be the place's; others are raised."""
+        if response.taken is not None:
+            return body.Body(response, 0, count)
         if response.status in (200, 206):
             try:
                 skip = answers.check(response, offset, count, size, self._digest)
@@ -193,10 +232,11 @@ class Source:
     def _is_other_object(self, place: _Place, response: client.Response) -> bool:
         """Whether a place's Etag changed, as long as its servers agree on one."""
         etag = response.headers.get("Etag", "")
-        if not etag or etag.startswith("W/"):
-            return False
         with self._lock:
             if self._place is not place or self._etag_changes > _ETAG_CHANGES:
+                return False
+            if not etag or etag.startswith("W/"):
+                self._etag = self._etag or ""
                 return False
             changed = bool(self._etag) and self._etag != etag
             self._etag = etag
@@ -223,7 +263,7 @@ class Source:
         """Unless somebody else did it already."""
         with self._lock:
             if self._place is old:
-                self._place, self._etag = new, ""
+                self._place, self._etag = new, None
 
     def _find(
         self, current: operation.Operation, expected: Optional[int]

@@ -47,6 +47,11 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}{port}"
 
 
+def host_of(origin: str) -> str:
+    """As a Host header has it."""
+    return origin.partition("://")[2]
+
+
 @functools.lru_cache(_KEPT)
 def target_of(url: str) -> str:
     """Path and query, exactly as they are."""

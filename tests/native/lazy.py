@@ -35,9 +35,9 @@ def stream_of(rng, sectors):
 
 
 class Origin:
-    """The blobs, and the thread that feeds cache files from them; leave it before closing files."""
+    """The blobs, and the threads that feed cache files from them; leave it before closing files."""
 
-    def __init__(self, folder, unit=UNIT):
+    def __init__(self, folder, unit=UNIT, takers=1):
         self.folder = folder
         self.misses = cachefile.Misses(unit)
         self.fetched = collections.Counter()  # (file, offset of a unit)
@@ -49,16 +49,18 @@ class Origin:
         self.full = False  # nothing is written to files any more
         self.open = threading.Event()  # cleared: nothing is answered
         self.open.set()
-        self._thread = threading.Thread(target=self._run, name="origin")
+        self._threads = [threading.Thread(target=self._run, name="origin") for _ in range(takers)]
 
     def __enter__(self):
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *exc):
         self.misses.stop()
         self.open.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         for file in self.files.values():
             file.close()
         self.misses.close()

@@ -137,14 +137,43 @@ def test_settling_without_the_bytes_asks_again(tmp_path, disk):
                 for _ in range(3):
                     (miss,) = misses.next()
                     assert (miss.file, miss.offset, miss.count) == (1, 0, lazy.UNIT)
-                    assert misses.next(0) == []
+                    assert misses.next(0) is None
                     file.settle(miss.offset, miss.count)
                 while not future.done():
-                    for miss in misses.next(10):
+                    for miss in misses.next(10) or ():
                         part = bytearray(stream[miss.offset : miss.offset + miss.count])
                         file.fill(part, miss.offset)
                         file.settle(miss.offset, miss.count)
                 future.result()
+
+
+def test_call_wakes_one_of_those_who_wait():
+    with cachefile.Misses(lazy.UNIT) as misses, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(misses.next, 60_000) for _ in range(2)]
+        lazy.wait_for(lambda: misses.takers() == 2)
+        assert misses.call()
+        assert misses.takers() == 1
+        done, left = concurrent.futures.wait(futures, 60, concurrent.futures.FIRST_COMPLETED)
+        assert [one.result() for one in done] == [[]]
+        assert misses.call()
+        assert left.pop().result(60) == []
+        assert misses.takers() == 0
+
+
+def test_call_stays_for_who_comes_next():
+    """Who has just seen that there is nothing to do, and does not wait yet; once, however many."""
+    with cachefile.Misses(lazy.UNIT) as misses:
+        assert not misses.call() and not misses.call()
+        assert misses.next(60_000) == []
+        assert misses.next(1) is None
+
+
+def test_each_miss_goes_to_one_of_several_threads(tmp_path, disk, rng):
+    content, stream = disk
+    seeds = [rng.random() for _ in range(16)]
+    with lazy.Origin(tmp_path, takers=3) as origin, origin.image(stream, helpers=1) as image:
+        lazy.in_threads(16, lambda n: lazy.read_randomly(image, content, type(rng)(seeds[n]), 20))
+        assert set(origin.fetched.values()) == {1}
 
 
 def test_neighbours_are_reported_together(tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A range from a socket into a cache file: in parts, resumed, refused, broken off."""
 
+import concurrent.futures
 import errno
 import random
 import socket
@@ -8,9 +9,10 @@ import threading
 
 import pytest
 
-from overlaybd_tcmu.ffi import cachefile
+from overlaybd_tcmu.ffi import cachefile, native
 
 from . import lazy
+from . import raw_layers as raw
 
 GRANULE = cachefile.GRANULE
 SIZE = 40 * GRANULE + 1000
@@ -74,8 +76,8 @@ def test_checksums_are_those_of_fill(file, ends, tmp_path):
     with cachefile.Misses(lazy.UNIT) as misses:
         with cachefile.CacheFile(misses, str(tmp_path / "other"), SIZE, 1) as other:
             expected = list(other.fill(bytearray(DATA), 0))
-    assert coming.sums(0) == expected
-    assert coming.sums(8 * GRANULE) == expected[8:]
+    assert coming.sums(0).tolist() == expected
+    assert coming.sums(8 * GRANULE).tolist() == expected[8:]
 
 
 def test_readers_have_each_part_as_it_comes(file, ends):
@@ -88,6 +90,29 @@ def test_readers_have_each_part_as_it_comes(file, ends):
     assert (coming.filled, coming.held()) == (PART, DATA[PART : PART + 100])
     assert content(file, 0, SIZE) == DATA[:PART]
     assert coming.receive(ours.fileno(), True, 60) == 0  # the stream's end
+
+
+def test_who_waits_has_what_came_before_a_part_is_full(tmp_path, ends):
+    """The server stops for a while; the reader does not wait for it."""
+    ours, theirs = ends
+    stream = raw.lsmt(DATA[: 16 * GRANULE], raw.entry(0, 16 * 8, 8))
+    with cachefile.Misses(lazy.UNIT) as misses:
+        with cachefile.CacheFile(misses, str(tmp_path / "blob"), len(stream), 1) as file:
+            file.fill(bytearray(stream), 0)
+            image = native.Image([native.Layer(file.blob())])
+            file.evict(0, 16 * GRANULE)
+            coming = receiving(file, 0, 16 * GRANULE, 16 * GRANULE)
+            with image, concurrent.futures.ThreadPoolExecutor(2) as pool:
+                reader = pool.submit(image.pread, GRANULE, 2 * GRANULE)
+                lazy.wait_for(lambda: misses.parked() == 1)
+                taker = pool.submit(take_all, coming, ours)
+                theirs.sendall(stream[: 5 * GRANULE + 7])
+                try:
+                    assert reader.result(30) == DATA[2 * GRANULE : 3 * GRANULE]
+                finally:
+                    theirs.sendall(stream[5 * GRANULE + 7 : 16 * GRANULE])
+                taker.result(60)
+                assert image.pread(15 * GRANULE, 0) == DATA[: 15 * GRANULE]
 
 
 def test_goes_on_after_what_the_user_brought(file, ends):

@@ -23,6 +23,7 @@ class Direct:
     """A sink that takes what it can from the socket, as the cache's does."""
 
     direct = True
+    asks = False
 
     def __init__(self, count):
         self.bytes = bytearray(count)
