@@ -12,7 +12,7 @@ Hits never come here, so the unit at which more is to be fetched is marked in th
 reports its first read; who comes there before its bytes do misses it, which tells the same. So the
 requests of a stream are always under way while the bytes of earlier ones arrive. A stream that is
 not read on costs what was fetched ahead of it, at most the longest window, and is forgotten when
-others take its place. Units, not bytes. Plain data, one thread's.
+others take its place. Units, not bytes. Plain data; refill.py has the lock.
 """
 
 import dataclasses

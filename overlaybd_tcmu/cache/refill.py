@@ -4,21 +4,22 @@ Fetches what is missed: takes misses out of the core, fetches them side by side,
 
     core's queue --> schedule --> recovered from disk, or the registry --> store --> readers resume
 
-All by the threads "fetch". One of them leads: it waits in the core, puts what comes into the
-schedule, calls another to lead, and takes the first job itself. So between a miss and its request
-no thread waits for another.
+All by the threads "fetch". Who has nothing to do waits in the core for misses, puts those that come
+into the schedule, and takes the first job itself: between a miss and its request no thread waits
+for another. Jobs that are left call others from there, and new threads when there are none.
 
 A miss is a whole unit, or several. One that many wait for is fetched once. What a job cannot get
 is asked for again later: in a running device reads wait for as long as it takes (outage.py ends
 that for those who want it). Who only opens a layer is told when the registry says no, or after
 PATIENCE_S of saying nothing useful.
 
-`_lock` guards the schedule and the threads' count, for moments; of the other locks only that of the
-store's tables is taken under it. Who works waits on `_work`, who stands back on `_quiet`. Jobs hold
-their entries, so none is closed while it is filled.
+`_lock` guards the schedule, the streams and the threads' list, for moments; of the other locks only
+that of the store's tables, and the misses' in the core, are taken under it. Who stands back waits
+on `_quiet`. Jobs hold their entries, so none is closed while it is filled.
 """
 
 import logging
+import mmap
 import threading
 import time
 from typing import Callable, Dict, List, Optional
@@ -32,12 +33,12 @@ from . import counters, entry, readahead, schedule, sink, store
 log = logging.getLogger("cache.refill")
 
 THREADS = 64  # as many as connections: each registry that hangs has its share of both
-SPARE = 2  # kept: one leads, one is there when that one has something to do
+SPARE = 4  # kept: one waits for misses while the others have something to do
 IDLE_S = 10.0  # the others end without work
 JOB = 4 * units.MiB  # fetched with one request, at most
 LONGEST_AHEAD = 16 * units.MiB
 PATIENCE_S = 5.0  # of who opens a layer, with a registry that fails
-TICK_MS = 5000
+TICK_S = 5.0
 
 _Kind = errors.RegistryFailure
 _Priority = schedule.Priority
@@ -65,11 +66,8 @@ class Refill:
         self._schedule = schedule.Schedule(longest_pause_s)
         self._streams: Dict[int, readahead.Streams] = {}  # by an entry's number
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
         self._quiet = threading.Condition(self._lock)
         self._threads: List[threading.Thread] = []
-        self._idle = 0
-        self._led = False
         self._stopped = False
         self._limit = rates.RateLimit()
         self.counters = counters.Counters()
@@ -81,11 +79,10 @@ class Refill:
 
     def stop(self) -> None:
         """Joins all threads. Every source is closed: nothing under way takes long."""
-        self._store.misses.stop()
         with self._lock:
             self._stopped = True
-            self._work.notify_all()
             threads = list(self._threads)
+        self._store.misses.stop()  # now: who waits there looks whether it is over
         for thread in threads:
             thread.join()
 
@@ -103,6 +100,8 @@ class Refill:
         """Fetches a range as if it had been missed, for who knows what will be read first."""
         first, stop = offset // self._unit, -(-(offset + count) // self._unit)
         self._add(one, first, stop, _Priority.READ, reader)
+        with self._lock:
+            self._call_threads()
 
     def want_ahead(self, one: entry.Entry, offset: int, count: int) -> bool:
         """Fetches a range nobody waits for; False: so much of that is waiting, come again."""
@@ -111,6 +110,8 @@ class Refill:
                 return False
         first, stop = offset // self._unit, -(-(offset + count) // self._unit)
         self._add(one, first, stop, _Priority.AHEAD, 0)
+        with self._lock:
+            self._call_threads()
         return True
 
     def forget(self, one: entry.Entry) -> None:
@@ -123,21 +124,22 @@ class Refill:
 
     # -- misses
 
-    def _lead(self, next_s: Optional[float]) -> None:
-        """Takes misses out of the core, if there are any before next_s or a tick has passed."""
-        wait_ms = TICK_MS if next_s is None else min(TICK_MS, int(next_s * 1000) + 1)
+    def _wait(self, wait_s: float) -> bool:
+        """For misses, which are put into the schedule; False when that took so long."""
         try:
-            for miss in self._store.misses.next(wait_ms) or ():
-                try:
-                    self._missed(miss)
-                except Exception:  # a bug: the others' readers wait all the same
-                    log.exception("miss lost file=%d offset=%d", miss.file, miss.offset)
-            self._store.tick()
+            misses = self._store.misses.next(int(wait_s * 1000) + 1)
         except EOFError:
-            pass  # stop() has said so to everybody
-        finally:
-            with self._lock:
-                self._led = False
+            return True  # stop() has said so to everybody
+        for number, miss in enumerate(misses or ()):
+            if number == 1:  # this thread has something to do before it looks
+                with self._lock:
+                    self._call_threads()
+            try:
+                self._missed(miss)
+            except Exception:  # a bug: the others' readers wait all the same
+                log.exception("miss lost file=%d offset=%d", miss.file, miss.offset)
+        self._store.tick()
+        return misses is not None
 
     def _missed(self, miss: cachefile.Miss) -> None:
         one = self._store.hold_number(miss.file)
@@ -148,12 +150,12 @@ class Refill:
                 return
             first = miss.offset // self._unit
             stop = -(-(miss.offset + miss.count) // self._unit)
-            streams = self._streams_of(one)
-            if miss.kind == cachefile.MissKind.READ:
+            read = miss.kind == cachefile.MissKind.READ
+            if read:
                 self._add(one, first, stop, _Priority.READ, miss.reader)
-                ahead = streams.missed(first, stop)
-            else:
-                ahead = streams.reached(first)
+            with self._lock:
+                streams = self._streams_of(one)
+                ahead = streams.missed(first, stop) if read else streams.reached(first)
             if ahead is not None:
                 self._add(one, ahead.start, ahead.stop, _Priority.AHEAD, miss.reader)
                 one.file.mark(ahead.mark * self._unit)
@@ -183,31 +185,37 @@ class Refill:
                         self._schedule.promote(known, reader)
                     unit += 1
                     continue
-                end = unit + 1
-                while end < min(stop, unit + max(longest, 1)) and not self._schedule.find(one, end):
-                    end += 1
+                end = self._schedule.end_of_gap(one, unit, min(stop, unit + max(longest, 1)))
                 job = schedule.Job(one, unit, end, priority, reader, one.sources.host)
                 if self._schedule.add(job):
                     self._store.hold_again(one)
                 unit = end
-            self._call_threads()
 
     # -- threads
 
     def _start_thread(self) -> None:
+        """_lock is held."""
         thread = threading.Thread(target=self._fetch_jobs, name="fetch")
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more: then those there are do it
+            log.warning("no further thread count=%d error=%s", len(self._threads), error)
+            return
         self._threads.append(thread)
-        thread.start()
 
     def _call_threads(self) -> None:
-        """One more of them; who takes a job calls the next. _lock is held."""
-        if self._idle:
-            self._work.notify()
-        elif len(self._threads) < THREADS and not self._stopped:
+        """
+        One more of them if there is something to do, or nobody waits for misses; who takes a job
+        calls the next. _lock is held.
+        """
+        misses = self._store.misses
+        if misses.takers() and not self._schedule.is_ready(self._clock()):
+            return
+        if not misses.call() and len(self._threads) < THREADS and not self._stopped:
             self._start_thread()
 
     def _fetch_jobs(self) -> None:
-        buffer = memoryview(bytearray(max(PARTS.values())))
+        buffer = memoryview(mmap.mmap(-1, max(PARTS.values())))  # no memory until it is used
         while True:
             try:
                 job = self._next_job()
@@ -227,35 +235,24 @@ class Refill:
                 self._done(job)
 
     def _next_job(self) -> Optional[schedule.Job]:
-        """Waits for one, and leads meanwhile if nobody does; None: this thread may go."""
-        called = True
+        """Waits for one, and for misses meanwhile; None: this thread may go."""
+        rested_s = 0.0
         while True:
             with self._lock:
+                if self._stopped or (rested_s >= IDLE_S and self._leave()):
+                    return None
                 now = self._clock()
-                due = [] if self._stopped else list(self._schedule.due(now))
-                job = None if due or self._stopped else self._schedule.take(now)
+                due = list(self._schedule.due(now))
+                job = None if due else self._schedule.take(now)
                 if job is not None:
-                    self._call_threads()  # there may be more, and somebody has to lead
+                    self._call_threads()
                     return job
-                leads = not due and not self._led and not self._stopped
-                self._led = self._led or leads
                 next_s = self._schedule.next_s(now)
-                if not due and not leads:
-                    # Who was called at the end of its rest has not heard it: so it looks once more.
-                    if self._stopped or (not called and self._leave()):
-                        return None
-                    called = self._rest(next_s)
             for paused in due:
                 self._settle(paused)
-            if leads:
-                self._lead(next_s)
-
-    def _rest(self, next_s: Optional[float]) -> bool:
-        """Until there may be something to do; False when it was long. _lock is held."""
-        self._idle += 1
-        called = self._work.wait(IDLE_S if next_s is None else min(IDLE_S, next_s + 0.001))
-        self._idle -= 1
-        return called or next_s is not None
+            if not due:
+                wait_s = TICK_S if next_s is None else min(TICK_S, next_s)
+                rested_s = 0.0 if self._wait(wait_s) else rested_s + wait_s
 
     def _leave(self) -> bool:
         """This thread goes, unless it is one of those that are kept. _lock is held."""
@@ -303,7 +300,7 @@ class Refill:
     def _ended(self) -> None:
         """A place has become free; _lock is held."""
         if self._schedule.waits():
-            self._work.notify()  # this thread has something to do before it looks
+            self._call_threads()
         if not self._schedule.reads():
             self._quiet.notify_all()
 

@@ -3,12 +3,12 @@
 What is fetched next, of all that is wanted: jobs, in the order of need.
 
     READ    somebody waits
-    AHEAD   somebody will, probably; at most half of a host's places
+    AHEAD   somebody will, probably; at most half of a host's places, and EACH_AHEAD a blob
 
-Within a priority the readers take turns, so a device with a hundred misses does not keep one with a
-single miss waiting. A host has EACH places. One that fails is left alone for a while, longer each
-time, and then asked once before everybody goes there again: however many wait, a registry that is
-down sees one request at a time.
+Within a priority the readers take turns, or the blobs that are read ahead, so a device with a
+hundred misses does not keep one with a single miss waiting. A host has EACH places. One that fails
+is left alone for a while, longer each time, and then asked once before everybody goes there again:
+however many wait, a registry that is down sees one request at a time.
 
 Plain data, no lock and no clock: refill.py has both.
 """
@@ -25,6 +25,7 @@ from . import entry
 
 EACH = 16  # jobs under way at one host
 FIRST_S, LONGEST_S = 0.1, 10.0  # pauses after failures: doubled, and half of each is jitter
+EACH_AHEAD = 5  # of these that are one blob's read-ahead
 AHEAD_MAX = 64  # jobs waiting; more read-ahead than that is dropped
 
 
@@ -54,11 +55,12 @@ class _Host:
     not_before: float = 0.0
 
 
-_Turn = Tuple[int, str]  # a reader's, at one host
+_ORDER = tuple(Priority)
+_Turn = Tuple[int, str]  # a reader's, or a blob's with what is read ahead of it, at one host
 
 
 def _turn(job: Job) -> _Turn:
-    return job.reader, job.host
+    return job.reader if job.priority is Priority.READ else job.one.number, job.host
 
 
 class Schedule:
@@ -78,8 +80,16 @@ class Schedule:
         self._waiting = {one: 0 for one in Priority}
         self._paused: List[Tuple[float, int, Job]] = []
         self._numbers = itertools.count()
+        self._ahead: "collections.Counter[int]" = collections.Counter()  # under way, by entry
         self._units: Dict[Tuple[int, int], Job] = {}  # (entry's number, unit): who fetches it
         self._hosts: Dict[str, _Host] = {}
+
+    def end_of_gap(self, one: entry.Entry, unit: int, stop: int) -> int:
+        """The first unit, of [unit, stop), that somebody fetches; stop when nobody does."""
+        units, number = self._units, one.number
+        while unit < stop and (number, unit) not in units:
+            unit += 1
+        return unit
 
     def find(self, one: entry.Entry, unit: int) -> Optional[Job]:
         """Who fetches, or is to fetch, this unit."""
@@ -117,23 +127,25 @@ class Schedule:
         job.priority, job.reader = Priority.READ, reader
         self._push(job)
 
+    def is_ready(self, now: float) -> bool:
+        """take() would give one."""
+        return self._next(now) is not None
+
     def take(self, now: float) -> Optional[Job]:
         """The next job to run, which is to be ended by done() or failed(); None: none may."""
-        for priority in Priority:
-            queues = self._queues[priority]
-            for turn in list(queues):
-                job = queues[turn][0]
-                host = self._hosts.setdefault(job.host, _Host())
-                if not self._may_run(host, priority, now):
-                    continue
-                self._take_out(job)
-                if turn in queues:
-                    queues.move_to_end(turn)
-                job.running = True
-                host.running += 1
-                host.ahead += priority is Priority.AHEAD
-                return job
-        return None
+        job = self._next(now)
+        if job is None:
+            return None
+        self._take_out(job)
+        turn, queues = _turn(job), self._queues[job.priority]
+        if turn in queues:
+            queues.move_to_end(turn)
+        host, ahead = self._hosts[job.host], job.priority is Priority.AHEAD
+        job.running = True
+        host.running += 1
+        host.ahead += ahead
+        self._ahead[job.one.number] += ahead
+        return job
 
     def done(self, job: Job) -> None:
         """It was fetched."""
@@ -181,10 +193,23 @@ class Schedule:
 
     # -- inside
 
-    def _may_run(self, host: _Host, priority: Priority, now: float) -> bool:
+    def _next(self, now: float) -> Optional[Job]:
+        for priority in _ORDER:
+            queues = self._queues[priority]
+            ahead = priority is Priority.AHEAD
+            for queue in queues.values():
+                job = queue[0]
+                if ahead and self._ahead[job.one.number] >= EACH_AHEAD:
+                    continue
+                host = self._hosts.setdefault(job.host, _Host())
+                if self._may_run(host, ahead, now):
+                    return job
+        return None
+
+    def _may_run(self, host: _Host, ahead: bool, now: float) -> bool:
         if host.failures:
             return now >= host.not_before and not host.running
-        if priority is Priority.AHEAD and host.ahead >= EACH // 2:
+        if ahead and host.ahead >= EACH // 2:
             return False
         return host.running < EACH
 
@@ -209,7 +234,11 @@ class Schedule:
         host = self._hosts[job.host]
         job.running = False
         host.running -= 1
-        host.ahead -= job.priority is Priority.AHEAD
+        if job.priority is Priority.AHEAD:
+            host.ahead -= 1
+            self._ahead[job.one.number] -= 1
+            if not self._ahead[job.one.number]:
+                del self._ahead[job.one.number]
         return host
 
     def _forget(self, job: Job) -> None:

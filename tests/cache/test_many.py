@@ -67,6 +67,23 @@ def test_thousand_misses_of_fifty_images(server, make, rng):
     assert all(image.stats().errors == 0 for image in images)
 
 
+def fetching():
+    return sum(thread.name == "fetch" for thread in threading.enumerate())
+
+
+def test_threads_that_have_nothing_to_do_end(server, make, disk, monkeypatch):
+    monkeypatch.setattr(refill, "IDLE_S", 0.3)
+    monkeypatch.setattr(refill, "TICK_S", 0.1)
+    image = make(cacheConfig={"refillSize": 4096}).open(server.put(disk[1]))
+    server.delay(0.05)
+    with concurrent.futures.ThreadPoolExecutor(12) as executor:
+        reads = [executor.submit(image.pread, 512, n * 65536) for n in range(12)]
+        lazy.wait_for(lambda: fetching() > refill.SPARE)
+        assert [one.result() for one in reads] == [disk[0][n * 65536 :][:512] for n in range(12)]
+    lazy.wait_for(lambda: fetching() == refill.SPARE)
+    assert image.pread(512, 20 * 98304) == disk[0][20 * 98304 :][:512]
+
+
 def test_devices_take_turns(server, make, disk):
     """One that wants everything does not keep one that wants a sector waiting."""
     lazily = make(cacheConfig={"refillSize": 4096})

@@ -60,10 +60,45 @@ def test_host_has_so_many_places(plan):
 
 def test_read_ahead_leaves_half_of_the_places(plan):
     for unit in range(schedule.EACH):
-        add(plan, unit, AHEAD)
+        add(plan, unit, AHEAD, one=entry(unit))
     assert len(take_all(plan)) == schedule.EACH // 2
     add(plan, 500, READ)
     assert plan.take(0.0).first == 500
+
+
+def test_read_ahead_of_one_blob_leaves_some_for_others(plan):
+    """Those in its way are whoever waits longer than it."""
+    for unit in range(schedule.EACH_AHEAD + 1):
+        add(plan, unit, AHEAD, one=entry(1), reader=0)
+    add(plan, 100, AHEAD, one=entry(2), reader=0)
+    jobs = take_all(plan)
+    assert [job.first for job in jobs if job.one.number == 1] == list(range(schedule.EACH_AHEAD))
+    assert [job.first for job in jobs if job.one.number == 2] == [100]
+    assert plan.waits() and not plan.is_ready(0.0)
+    plan.done(jobs[0])
+    assert plan.is_ready(0.0)
+    assert plan.take(0.0).first == schedule.EACH_AHEAD
+
+
+def test_what_is_promoted_does_not_count_as_read_ahead(plan):
+    one = entry()
+    for unit in range(schedule.EACH_AHEAD + 2):
+        add(plan, unit, AHEAD, one=one)
+    assert len(take_all(plan)) == schedule.EACH_AHEAD
+    plan.promote(plan.find(one, schedule.EACH_AHEAD + 1), reader=9)
+    job = plan.take(0.0)
+    assert job.first == schedule.EACH_AHEAD + 1
+    plan.done(job)
+    assert plan.take(0.0) is None
+
+
+def test_gap_ends_at_what_somebody_fetches(plan):
+    one = entry()
+    add(plan, 4, one=one, stop=6)
+    assert plan.end_of_gap(one, 0, 3) == 3
+    assert plan.end_of_gap(one, 0, 9) == 4
+    assert plan.end_of_gap(one, 6, 9) == 9
+    assert plan.end_of_gap(entry(2), 0, 9) == 9
 
 
 def test_too_much_read_ahead_is_dropped(plan):
