@@ -36,7 +36,7 @@ THREADS = 64  # as many as connections: each registry that hangs has its share o
 SPARE = 4  # kept: one waits for misses while the others have something to do
 IDLE_S = 10.0  # the others end without work
 JOB = 4 * units.MiB  # fetched with one request, at most
-LONGEST_AHEAD = 16 * units.MiB
+LONGEST_AHEAD = 32 * units.MiB
 PATIENCE_S = 5.0  # of who opens a layer, with a registry that fails
 TICK_S = 5.0
 
@@ -45,7 +45,7 @@ _Priority = schedule.Priority
 
 # What of a request's bytes is given to the readers while the others come: little to who waits, and
 # much of what is read ahead, for the kernel keeps in large pages what is written in large pieces.
-PARTS = {_Priority.READ: 64 * units.KiB, _Priority.AHEAD: 256 * units.KiB}
+PARTS = {_Priority.READ: 64 * units.KiB, _Priority.AHEAD: 512 * units.KiB}
 
 # What is the server's fault and not the blob's: others need not ask it either.
 _OF_THE_HOST = (_Kind.CONNECT, _Kind.DNS, _Kind.TIMEOUT, _Kind.THROTTLED, _Kind.SERVER, _Kind.TLS)
