@@ -61,14 +61,16 @@ class Policy:
 
     def add(self, key: Key, count: int, epoch: int, protected: bool = False) -> None:
         """count more bytes of an extent are here."""
-        extent = self.get(key)
+        extent = self._probation.get(key) or self._protected.get(key)
         if extent is None:
             came_back = key in self._remembered
             if came_back:
                 del self._remembered[key]
             extent = Extent(0, epoch, protected or came_back)
             (self._protected if extent.protected else self._probation)[key] = extent
-        count = min(count, self.extent - extent.count)  # some of it may have been here already
+        left = self.extent - extent.count
+        if count > left:  # some of it may have been here already
+            count = left
         extent.count += count
         self._account(extent, count)
 

@@ -97,14 +97,17 @@ class Room:
 
     def added(self, digest: str, offset: int, count: int) -> None:
         """Bytes of a blob are on disk now."""
-        epoch, end = self.epoch(), offset + count
+        epoch, end, extent = self.epoch(), offset + count, self.extent
+        numbers = range(offset // extent, -(-end // extent))
         with self._lock:
-            while offset < end:
-                key = digest, offset // self.extent
-                part = min(end, (key[1] + 1) * self.extent) - offset
-                self._extents.setdefault(digest, set()).add(key[1])
-                self._policy.add(key, part, epoch)
-                offset += part
+            self._extents.setdefault(digest, set()).update(numbers)
+            at = offset
+            for number in numbers:
+                stop = (number + 1) * extent
+                if stop > end:
+                    stop = end
+                self._policy.add((digest, number), stop - at, epoch)
+                at = stop
 
     def forget(self, digest: str) -> None:
         """Nothing of a blob is on disk any more."""
