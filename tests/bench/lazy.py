@@ -189,12 +189,13 @@ def _stream(
     size = len(layer) - len(layer) % MiB - MiB
     ours: List[float] = []
     limits: Dict[str, List[float]] = {"stream": [], "kept": []}
-    for _ in range(pace.rounds):
+    for _ in range(2 * pace.rounds):
         with Service(registry, [(digest, len(layer))]) as lazily:
             registry.clear()
             seconds = _read(wire, lazily.image, 128 * KiB, list(range(0, size, 128 * KiB)))
             ranges = [one for one in registry.ranges(digest) if one[1] > 1]
-            many = registry.in_flight_max()
+            asked = [one for one in registry.requests("blob") if one.range and one.range[1] > 1]
+            many = len({one.connection for one in asked})
         ours.append(size / seconds / 1e6)
         fetched = sum(count for _, count in ranges)
         bare = _fetch(wire, registry, digest, ranges, many)
