@@ -32,7 +32,7 @@ from . import counters, entry, readahead, schedule, sink, store
 
 log = logging.getLogger("cache.refill")
 
-THREADS = 64  # as many as connections: each registry that hangs has its share of both
+THREADS = schedule.TOTAL + schedule.SPARE
 SPARE = 4  # kept: one waits for misses while the others have something to do
 IDLE_S = 10.0  # the others end without work
 JOB = 4 * units.MiB  # fetched with one request, at most

@@ -6,8 +6,9 @@ What is fetched next, of all that is wanted: jobs, in the order of need.
     AHEAD   somebody will, probably; at most half of a host's places, and EACH_AHEAD a blob
 
 Within a priority the readers take turns, or the blobs that are read ahead, so a device with a
-hundred misses does not keep one with a single miss waiting. A host has EACH places. One that fails
-is left alone for a while, longer each time, and then asked once before everybody goes there again:
+hundred misses does not keep one with a single miss waiting. A host has EACH places of TOTAL, and
+one of SPARE when those are taken: some that hang are not in the way of another. One that fails is
+left alone for a while, longer each time, and then asked once before everybody goes there again:
 however many wait, a registry that is down sees one request at a time.
 
 Plain data, no lock and no clock: refill.py has both.
@@ -24,6 +25,8 @@ from typing import Callable, Deque, Dict, Iterator, List, Optional, Tuple
 from . import entry
 
 EACH = 16  # jobs under way at one host
+TOTAL = 64  # in all, and
+SPARE = 16  # more for hosts that would have none
 FIRST_S, LONGEST_S = 0.1, 10.0  # pauses after failures: doubled, and half of each is jitter
 EACH_AHEAD = 5  # of these that are one blob's read-ahead
 AHEAD_MAX = 64  # jobs waiting; more read-ahead than that is dropped
@@ -83,6 +86,7 @@ class Schedule:
         self._ahead: "collections.Counter[int]" = collections.Counter()  # under way, by entry
         self._units: Dict[Tuple[int, int], Job] = {}  # (entry's number, unit): who fetches it
         self._hosts: Dict[str, _Host] = {}
+        self._running = 0
 
     def end_of_gap(self, one: entry.Entry, unit: int, stop: int) -> int:
         """The first unit, of [unit, stop), that somebody fetches; stop when nobody does."""
@@ -142,6 +146,7 @@ class Schedule:
             queues.move_to_end(turn)
         host, ahead = self._hosts[job.host], job.priority is Priority.AHEAD
         job.running = True
+        self._running += 1
         host.running += 1
         host.ahead += ahead
         self._ahead[job.one.number] += ahead
@@ -211,7 +216,8 @@ class Schedule:
             return now >= host.not_before and not host.running
         if ahead and host.ahead >= EACH // 2:
             return False
-        return host.running < EACH
+        spare = 0 if ahead or host.running else SPARE
+        return host.running < EACH and self._running < TOTAL + spare
 
     def _pause_s(self, failures: int) -> float:
         whole_s = min(self._longest_s, FIRST_S * 2.0 ** min(failures - 1, 30))
@@ -233,6 +239,7 @@ class Schedule:
     def _ended(self, job: Job) -> _Host:
         host = self._hosts[job.host]
         job.running = False
+        self._running -= 1
         host.running -= 1
         if job.priority is Priority.AHEAD:
             host.ahead -= 1

@@ -29,7 +29,8 @@ from . import connection, exchange, header, health, operation, pools, retry, slo
 log = logging.getLogger("registry.client")
 
 EACH = 16  # connections to one server
-TOTAL = 64  # busy ones in all
+TOTAL = 64  # busy ones in all, and
+SPARE = 16  # more for servers that would have none
 SERVERS = 16  # whose idle connections are kept
 READ_S = 15.0  # for the next bytes of an answer
 SLOWEST = 16 << 10  # bytes a second below which a body is given up, after READ_S
@@ -227,7 +228,7 @@ class Client:
         self.health = state
         self._user_agent = user_agent
         self._contexts = tls.Contexts()
-        self._slots = slots.Slots(EACH, TOTAL)
+        self._slots = slots.Slots(EACH, TOTAL, SPARE)
         self._pools = pools.Pools(SERVERS, EACH)
 
     def close(self) -> None:

@@ -2,9 +2,10 @@
 """
 Bounds how many connections are busy, for each server and in all.
 
-Who finds no place waits in a queue; a place that becomes free goes to the first one there who may
-have it, so nobody is overtaken by others who want the same server. `_lock` guards counts and queue
-and is held for moments; waiting happens outside.
+A server that has none may have one even when all are taken, as long as there are spare ones: some
+that hang are not to be in the way of another. Who finds no place waits in a queue; a place that
+becomes free goes to the first one there who may have it, so nobody is overtaken by others who want
+the same server. `_lock` guards counts and queue and is held for moments; waiting happens outside.
 """
 
 import threading
@@ -22,9 +23,10 @@ class _Waiter:
 class Slots:
     """Places for connections in use; thread-safe."""
 
-    def __init__(self, each: int, total: int) -> None:
+    def __init__(self, each: int, total: int, spare: int = 0) -> None:
         self._each = each
         self._total = total
+        self._spare = spare
         self._lock = threading.Lock()
         self._used: Dict[str, int] = {}
         self._sum = 0
@@ -52,7 +54,8 @@ class Slots:
             self._leave(origin)
 
     def _has_place(self, origin: str) -> bool:
-        return self._sum < self._total and self._used.get(origin, 0) < self._each
+        used = self._used.get(origin, 0)
+        return used < self._each and self._sum < self._total + (0 if used else self._spare)
 
     def _enter(self, origin: str) -> None:
         self._used[origin] = self._used.get(origin, 0) + 1
@@ -68,7 +71,7 @@ class Slots:
     def _admit(self) -> None:
         """Whoever may have a place, in the order they came."""
         at = 0
-        while at < len(self._queue) and self._sum < self._total:
+        while at < len(self._queue) and self._sum < self._total + self._spare:
             origin = self._queue[at].origin
             if self._has_place(origin):
                 self._enter(origin)

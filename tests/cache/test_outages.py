@@ -1,19 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registries that say no, or nothing, to who opens an image, and to who reads one."""
 
+import concurrent.futures
+import contextlib
 import errno
+import threading
 import time
 
 import pytest
 
 from overlaybd_tcmu import errors
+from overlaybd_tcmu.cache import refill, schedule
 from overlaybd_tcmu.ffi import cachefile
+from overlaybd_tcmu.registry import client
 
 from ..native import lazy
+from ..native import raw_layers as raw
+from ..support import fault_registry
 
 
 def put(server, disk, kind="lz4"):
     return server.put(lazy.wrapped(kind, disk[1]))
+
+
+# ---- when others hang
+
+
+def test_image_opens_while_other_registries_have_all_places(server, make, disk, monkeypatch):
+    monkeypatch.setattr(schedule, "TOTAL", schedule.EACH)
+    monkeypatch.setattr(client, "TOTAL", client.EACH)
+    monkeypatch.setattr(refill, "THREADS", schedule.EACH + schedule.SPARE)
+    lazily = make(cacheConfig={"refillSize": 4096})
+    digest, released = put(server, disk, "raw"), threading.Event()
+    with fault_registry.FaultRegistry() as silent, contextlib.ExitStack() as stack:
+        image = lazily.open(silent.put(raw.tar(disk[1])), repoBlobUrl=silent.repo_url())
+        silent.fault(times=None, hold=released)
+        executor = stack.enter_context(concurrent.futures.ThreadPoolExecutor(2 * schedule.EACH))
+        stack.callback(released.set)
+        offsets = [number * 65536 for number in range(1, 2 * schedule.EACH)]  # no stream
+        reads = [executor.submit(image.pread, 512, offset) for offset in offsets]
+        lazy.wait_for(lambda: silent.registry.in_flight() == schedule.EACH)
+        assert lazily.open(digest).pread(4096, 1 << 20) == disk[0][1 << 20 :][:4096]
+        # Nobody's time was up before.
+        assert not any(lazily.cache.refill.counters.read().failures.values())
+        released.set()
+        for offset, read in zip(offsets, reads):
+            assert read.result() == disk[0][offset : offset + 512]
 
 
 # ---- when the registry says no, or nothing

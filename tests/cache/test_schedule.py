@@ -58,6 +58,20 @@ def test_host_has_so_many_places(plan):
     assert len(take_all(plan)) == 1
 
 
+def test_hosts_that_hang_leave_a_place_for_another(plan):
+    for unit in range(schedule.TOTAL):
+        add(plan, unit, host=f"h{unit // schedule.EACH}")
+    assert len(take_all(plan)) == schedule.TOTAL
+    add(plan, 1000, AHEAD, host="another")
+    assert take_all(plan) == []
+    for unit in range(2000, 2002):
+        add(plan, unit, host="another")
+    assert [job.first for job in take_all(plan)] == [2000]
+    for unit in range(3000, 3000 + schedule.SPARE):
+        add(plan, unit, host=f"of many {unit}")
+    assert len(take_all(plan)) == schedule.SPARE - 1
+
+
 def test_read_ahead_leaves_half_of_the_places(plan):
     for unit in range(schedule.EACH):
         add(plan, unit, AHEAD, one=entry(unit))

@@ -119,6 +119,20 @@ def test_places_are_given_in_the_order_they_were_asked_for():
         thread.join()
 
 
+def test_servers_that_hang_leave_a_place_for_another():
+    places, current = slots.Slots(2, 4, 2), operation.never_cancelled(10, "test")
+    for origin in "aabb":
+        places.take(origin, current)
+    places.take("c", current)
+    places.take("d", current)
+    for origin in "ce":  # it has one; no more are spare
+        assert (
+            failure(places.take, origin, operation.never_cancelled(0.01, "w")).kind is Kind.TIMEOUT
+        )
+    places.give_back("d")
+    places.take("e", current)
+
+
 def test_place_of_who_gave_up_goes_to_the_next():
     places = slots.Slots(1, 1)
     places.take("a", operation.never_cancelled(10, "test"))
