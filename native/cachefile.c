@@ -443,10 +443,25 @@ int64_t obd_cachefile_recover(struct obd_cachefile *file, uint64_t offset, uint6
 	return recovered;
 }
 
-static void punch(int fd, uint64_t offset, uint64_t count)
+void obd_punch(int fd, uint64_t offset, uint64_t count)
 {
 	// Where there are no holes the room is only given back with the whole file; the bytes are harmless.
 	(void)!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count);
+}
+
+void obd_cachefile_unexpect(struct obd_cachefile *file, uint64_t offset, uint64_t count)
+{
+	uint64_t start, end;
+
+	pthread_mutex_lock(&file->content_lock);
+	for (uint64_t at = offset; *file->path && at - offset < count; at = end) {
+		if (!obd_cachefile_next_gap(file, at, &start, &end) || start - offset >= count)
+			break;
+		if (start < offset)
+			start = offset;
+		obd_punch(file->fd, start, (end - offset < count ? end : offset + count) - start);
+	}
+	pthread_mutex_unlock(&file->content_lock);
 }
 
 /* Called with the content lock held; fd is the whole copy. */
@@ -474,7 +489,7 @@ static int exchange(struct obd_cachefile *file, int fd, const char *path, struct
 	// Its room would be held by whoever still reads from it.
 	clear(file, &file->present, 0, file->size);
 	if (*file->path)
-		punch(old, 0, file->size);
+		obd_punch(old, 0, file->size);
 	close(old);
 	return 0;
 }
@@ -525,7 +540,7 @@ int obd_cachefile_evict(struct obd_cachefile *file, uint64_t offset, uint64_t co
 	pthread_mutex_lock(&file->content_lock);
 	if (!obd_cachefile_is_complete(file) && *file->path) {
 		clear(file, &file->present, offset, count);
-		punch(file->fd, offset, count);
+		obd_punch(file->fd, offset, count);
 	}
 	pthread_mutex_unlock(&file->content_lock);
 	return 0;
@@ -539,7 +554,7 @@ int obd_cachefile_unspill(struct obd_cachefile *file, uint64_t offset, uint64_t 
 	pthread_mutex_lock(&file->content_lock);
 	if (file->spill && count) {
 		clear(file, &file->spill->present, offset, count);
-		punch(file->spill->fd, offset, count);
+		obd_punch(file->spill->fd, offset, count);
 	}
 	pthread_mutex_unlock(&file->content_lock);
 	return 0;

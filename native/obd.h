@@ -177,6 +177,10 @@ struct obd_ask {
  */
 OBD_PUBLIC int64_t obd_cachefile_ask(struct obd_cachefile *file, int fd, struct obd_receive *range,
 				     struct obd_ask *ask);
+/** Gives back the room that was made for what did not come of a range that was asked for. */
+OBD_PUBLIC void obd_cachefile_unexpect(struct obd_cachefile *file, uint64_t offset, uint64_t count);
+/** Makes a hole in any file, where its file system can. */
+OBD_PUBLIC void obd_punch(int fd, uint64_t offset, uint64_t count);
 /** Whether what somebody waits for ends in the range. */
 OBD_PUBLIC int obd_cachefile_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** As fill, into memory beside the file. */

@@ -288,7 +288,11 @@ class Refill:
             return
         into = sink.Sink(self._store, one, buffer, start, end - start)
         with self.counters.fetching(priority.name.lower(), one, end - start):
-            one.sources.read(start, end - start, one.size, into)
+            try:
+                one.sources.read(start, end - start, one.size, into)
+            except errors.RegistryError:
+                one.file.unexpect(start, end - start)
+                raise
 
     def _done(self, job: schedule.Job) -> None:
         with self._lock:

@@ -21,6 +21,7 @@ import time
 from typing import Callable, Counter, Dict, FrozenSet, Iterator, List, Protocol, Set, Tuple
 
 from .. import units
+from ..ffi import cachefile
 from . import folder, policy
 
 log = logging.getLogger("cache.room")
@@ -31,6 +32,7 @@ HIGH, LOW = 95, 90  # percent of the capacity
 RESERVE = 1 * units.GiB  # of the file system, left to others; at most a tenth of it
 LOOK_S = 1.0  # between two looks at the file system
 EPOCH_S = 10.0
+LOST = 1 * units.MiB  # of a file, worth looking for
 
 
 class Owner(Protocol):
@@ -253,12 +255,14 @@ class Room:
     def _allocated(self, path: str) -> Iterator[Tuple[int, int]]:
         """(extent, bytes) of a data file, by what the file system says of it."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return
         try:
             counts: Counter[int] = collections.Counter()
-            for start, end in _data_of(fd):
+            runs = list(_data_of(fd))
+            _give_back(fd, path, runs)
+            for start, end in runs:
                 while start < end and len(counts) < 2 * EXTENTS:
                     number = start // self.extent
                     part = min(end, (number + 1) * self.extent) - start
@@ -267,6 +271,20 @@ class Room:
             yield from counts.items()
         finally:
             os.close(fd)
+
+
+def _give_back(fd: int, path: str, runs: List[Tuple[int, int]]) -> None:
+    """What a process that was killed had made room for, and not filled: it is in no run of data."""
+    status = os.fstat(fd)
+    lost = status.st_blocks * 512 - sum(end - start for start, end in runs)
+    if lost < LOST:
+        return
+    log.info("room that nothing came to is given back path=%s count=%d", path, lost)
+    ends = [0, *(end for _, end in runs)]
+    starts = [*(start for start, _ in runs), status.st_size]
+    for end, start in zip(ends, starts):
+        if end < start:
+            cachefile.punch(fd, end, start - end)
 
 
 def _data_of(fd: int) -> Iterator[Tuple[int, int]]:

@@ -88,6 +88,11 @@ class Misses(native.Handle):
         core.library().misses_destroy(address)
 
 
+def punch(fd: int, offset: int, count: int) -> None:
+    """Makes a hole in a file, where its file system can."""
+    core.library().punch(fd, offset, count)
+
+
 def _address_of(buffer: Any) -> Tuple[int, int]:
     """Where a writable buffer begins, and its bytes; the caller keeps the buffer."""
     count = memoryview(buffer).nbytes
@@ -144,6 +149,10 @@ class CacheFile(native.Handle):
     def refuse(self, offset: int, count: int, error: int) -> None:
         """As fail, for those alone who open a layer; reads of images wait on."""
         core.library().cachefile_refuse(self.address, offset, count, error)
+
+    def unexpect(self, offset: int, count: int) -> None:
+        """Gives back the room made for a range that was asked for, but for what has come of it."""
+        core.library().cachefile_unexpect(self.address, offset, count)
 
     def evict(self, offset: int, count: int) -> None:
         """Gives the room of a range back."""

@@ -354,6 +354,8 @@ class Library:
         self.cachefile_ask = fn(
             "cachefile_ask", c_int64, [_HANDLE, c_int, POINTER(Receive), POINTER(Ask)]
         )
+        self.cachefile_unexpect = fn("cachefile_unexpect", None, [_HANDLE, c_uint64, c_uint64])
+        self.punch = fn("punch", None, [c_int, c_uint64, c_uint64])
         self.cachefile_awaited = fn(
             "cachefile_awaited", c_int, [_HANDLE, c_uint64, c_uint64], held=True
         )
