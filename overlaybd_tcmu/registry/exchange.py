@@ -157,8 +157,6 @@ class _Rest:
 class Odd(_Answer):
     """http.client's, of what came already and what follows."""
 
-    replayed = True
-
     def __init__(self, pool: Any, connection: Any, came: bytes) -> None:
         super().__init__(pool, connection)
         source = cast(socket.socket, _Replayed(connection.sock, came))
