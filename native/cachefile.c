@@ -449,21 +449,6 @@ void obd_punch(int fd, uint64_t offset, uint64_t count)
 	(void)!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)count);
 }
 
-void obd_cachefile_unexpect(struct obd_cachefile *file, uint64_t offset, uint64_t count)
-{
-	uint64_t start, end;
-
-	pthread_mutex_lock(&file->content_lock);
-	for (uint64_t at = offset; *file->path && at - offset < count; at = end) {
-		if (!obd_cachefile_next_gap(file, at, &start, &end) || start - offset >= count)
-			break;
-		if (start < offset)
-			start = offset;
-		obd_punch(file->fd, start, (end - offset < count ? end : offset + count) - start);
-	}
-	pthread_mutex_unlock(&file->content_lock);
-}
-
 /* Called with the content lock held; fd is the whole copy. */
 static int exchange(struct obd_cachefile *file, int fd, const char *path, struct obd_error *err)
 {
@@ -544,6 +529,19 @@ int obd_cachefile_evict(struct obd_cachefile *file, uint64_t offset, uint64_t co
 	}
 	pthread_mutex_unlock(&file->content_lock);
 	return 0;
+}
+
+void obd_cachefile_unexpect(struct obd_cachefile *file, uint64_t offset, uint64_t count)
+{
+	const uint64_t stop = offset + count;
+	uint64_t start, end = offset;
+
+	if (!inside(file, offset, count) || offset % OBD_GRANULE || !*file->path)
+		return;
+	pthread_mutex_lock(&file->content_lock);
+	while (obd_cachefile_next_gap(file, end, &start, &end) && start < stop)
+		obd_punch(file->fd, start, (end < stop ? end : stop) - start);
+	pthread_mutex_unlock(&file->content_lock);
 }
 
 int obd_cachefile_unspill(struct obd_cachefile *file, uint64_t offset, uint64_t count)

@@ -358,7 +358,7 @@ void obd_miss_arrived(struct obd_cachefile *file, uint64_t offset, uint64_t coun
 	resume_all(list);
 }
 
-int obd_cachefile_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count)
+bool obd_miss_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count)
 {
 	const struct obd_waiter *waiter;
 

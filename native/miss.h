@@ -59,6 +59,8 @@ struct obd_waiter {
 void obd_miss_want(struct obd_cachefile *file, uint64_t offset, uint64_t count, const void *reader);
 /** Lets the piece wait for worker->miss; it is served, failed or cancelled later, on another thread. */
 void obd_miss_park(struct obd_worker *worker, const struct obd_piece *piece);
+/** Whether what somebody waits for ends in the range. */
+bool obd_miss_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** Resumes whoever waits for nothing but this range. */
 void obd_miss_arrived(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** A marked unit was reached. */

@@ -157,6 +157,11 @@ struct obd_receive {
  * Bytes that were received; 0 at the stream's end. -EAGAIN: none came in time. -errno: of the socket.
  */
 OBD_PUBLIC int64_t obd_cachefile_receive(struct obd_cachefile *file, int fd, struct obd_receive *range);
+/**
+ * Bytes at the beginning of the buffer to be filled now, when no more comes at once: all, when it is full or the range
+ * at its end; what somebody waits for, else.
+ */
+OBD_PUBLIC uint64_t obd_cachefile_ready(struct obd_cachefile *file, const struct obd_receive *range);
 /** A request for a range, and what the head of its answer has to say, besides the range, to be the usual one. */
 struct obd_ask {
 	const char *request; /**< all of it, as it is sent */
@@ -181,8 +186,6 @@ OBD_PUBLIC int64_t obd_cachefile_ask(struct obd_cachefile *file, int fd, struct 
 OBD_PUBLIC void obd_cachefile_unexpect(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** Makes a hole in any file, where its file system can. */
 OBD_PUBLIC void obd_punch(int fd, uint64_t offset, uint64_t count);
-/** Whether what somebody waits for ends in the range. */
-OBD_PUBLIC int obd_cachefile_awaited(struct obd_cachefile *file, uint64_t offset, uint64_t count);
 /** As fill, into memory beside the file. */
 OBD_PUBLIC int obd_cachefile_spill(struct obd_cachefile *file, const void *buf, size_t count, uint64_t offset);
 /** Makes those granules present whose bytes in the file have the checksum given (0: none). Their number. */

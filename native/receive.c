@@ -32,19 +32,14 @@ static ssize_t receive_now(int fd, void *buf, size_t count)
 }
 
 /** Until events may have come; -EAGAIN when they did not in time, or -errno. */
-static int wait_for(int fd, short events, uint64_t deadline, uint64_t *waited_ns)
+static int wait_for(int fd, short events, uint64_t deadline)
 {
 	struct pollfd one = {.fd = fd, .events = events};
 	const uint64_t now = obd_now_ns();
-	int ready;
 
 	if (now >= deadline)
 		return -EAGAIN;
-	ready = poll(&one, 1, (int)((deadline - now) / 1000000) + 1);
-	if (ready < 0 && errno != EINTR)
-		return -errno;
-	*waited_ns += obd_now_ns() - now;
-	return 0;
+	return poll(&one, 1, (int)((deadline - now) / 1000000) + 1) < 0 && errno != EINTR ? -errno : 0;
 }
 
 /** Where in the buffer the next ones go, and how many at most; what an earlier host gave is dropped. */
@@ -68,9 +63,12 @@ static void fill_part(struct obd_cachefile *file, struct obd_receive *range, uin
 {
 	const uint64_t left = held(range) - count;
 	uint8_t *bytes = range->buf;
-	int r = obd_cachefile_fill(file, bytes, (size_t)count, range->offset + range->filled,
-				   range->sums + range->filled / OBD_GRANULE);
+	int r;
 
+	if (!count)
+		return;
+	r = obd_cachefile_fill(file, bytes, (size_t)count, range->offset + range->filled,
+			       range->sums + range->filled / OBD_GRANULE);
 	if (r) {
 		range->refused = -r;
 		return;
@@ -80,21 +78,18 @@ static void fill_part(struct obd_cachefile *file, struct obd_receive *range, uin
 }
 
 /** In large pieces: for they are cheaper, and what the kernel keeps in large pages is read faster. */
-static void fill_when_full(struct obd_cachefile *file, struct obd_receive *range)
+static bool is_full(const struct obd_receive *range)
 {
-	const uint64_t count = held(range);
-
-	if (range->fill && count && (count == range->size || range->received == range->count))
-		fill_part(file, range, count);
+	return held(range) == range->size || range->received == range->count;
 }
 
-/** But nobody waits for what is here already while nothing comes. */
-static void fill_when_awaited(struct obd_cachefile *file, struct obd_receive *range)
+uint64_t obd_cachefile_ready(struct obd_cachefile *file, const struct obd_receive *range)
 {
 	const uint64_t whole = held(range) / OBD_GRANULE * OBD_GRANULE;
 
-	if (range->fill && whole && obd_cachefile_awaited(file, range->offset + range->filled, whole))
-		fill_part(file, range, whole);
+	if (is_full(range))
+		return held(range);
+	return whole && obd_miss_awaited(file, range->offset + range->filled, whole) ? whole : 0;
 }
 
 /** What follows what is there, until one of the reasons to return that obd.h names; bytes, 0 at the end, or -errno. */
@@ -102,30 +97,38 @@ static int64_t receive_range(struct obd_cachefile *file, int fd, struct obd_rece
 {
 	const uint64_t before = range->received, stop = obd_now_ns() + SLICE_NS;
 	uint8_t *bytes = range->buf;
+	uint64_t began;
 	ssize_t r = 0;
 	size_t at, most;
 
 	while (range->received < range->count && !range->refused && (most = room(range, &at))) {
 		r = receive_now(fd, bytes + at, most);
 		if (r == -EAGAIN) {
-			fill_when_awaited(file, range);
+			// Nobody waits for what is here already while nothing comes.
+			fill_part(file, range, range->fill ? obd_cachefile_ready(file, range) : 0);
 			if (range->refused)
 				break;
-			r = wait_for(fd, POLLIN, deadline, &range->waited_ns);
+			began = obd_now_ns();
+			r = wait_for(fd, POLLIN, deadline);
+			range->waited_ns += obd_now_ns() - began;
 			if (!r)
 				continue;
 		}
 		if (r <= 0)
 			break;
 		range->received += (uint64_t)r;
-		fill_when_full(file, range);
+		if (range->fill && is_full(range))
+			fill_part(file, range, held(range));
 		deadline = stop; // of the first bytes it was another one; the others may come next time
 	}
 	return range->received == before ? r : (int64_t)(range->received - before); // an error will say so again
 }
 
-static bool is_sound(const struct obd_receive *range)
+/** Begins a call; false: the range makes no sense. */
+static bool begin(struct obd_receive *range)
 {
+	range->refused = 0;
+	range->waited_ns = 0;
 	return range->count <= UINT64_MAX - range->offset && range->received < range->count &&
 	       range->filled <= range->count && (range->filled % OBD_GRANULE == 0 || range->filled == range->count) &&
 	       range->size && range->size % OBD_GRANULE == 0 && range->received <= range->filled + range->size &&
@@ -134,17 +137,14 @@ static bool is_sound(const struct obd_receive *range)
 
 int64_t obd_cachefile_receive(struct obd_cachefile *file, int fd, struct obd_receive *range)
 {
-	if (!is_sound(range))
+	if (!begin(range))
 		return -EINVAL;
-	range->refused = 0;
-	range->waited_ns = 0;
 	return receive_range(file, fd, range, obd_deadline_ns((int)range->timeout_ms));
 }
 
 /** 0 or -errno; -EAGAIN: not all of it went in time. */
 static int send_all(int fd, const char *from, uint64_t count, uint64_t deadline)
 {
-	uint64_t waited_ns = 0;
 	int r = 0;
 
 	while (count && !r) {
@@ -154,7 +154,7 @@ static int send_all(int fd, const char *from, uint64_t count, uint64_t deadline)
 			from += sent;
 			count -= (uint64_t)sent;
 		} else if (errno == EAGAIN) {
-			r = wait_for(fd, POLLOUT, deadline, &waited_ns);
+			r = wait_for(fd, POLLOUT, deadline);
 		} else if (errno != EINTR) {
 			r = -errno;
 		}
@@ -165,7 +165,6 @@ static int send_all(int fd, const char *from, uint64_t count, uint64_t deadline)
 /** Takes the answer's head, and what came with it, into the buffer. Bytes of both; 0: the stream ended; -errno. */
 static ssize_t receive_head(int fd, char *bytes, size_t size, uint64_t deadline, size_t *head)
 {
-	uint64_t waited_ns = 0;
 	size_t have = 0;
 
 	*head = 0;
@@ -175,7 +174,7 @@ static ssize_t receive_head(int fd, char *bytes, size_t size, uint64_t deadline,
 		ssize_t r = receive_now(fd, bytes + have, most);
 
 		if (r == -EAGAIN) {
-			r = wait_for(fd, POLLIN, deadline, &waited_ns);
+			r = wait_for(fd, POLLIN, deadline);
 			if (!r)
 				continue;
 		}
@@ -196,11 +195,9 @@ int64_t obd_cachefile_ask(struct obd_cachefile *file, int fd, struct obd_receive
 	size_t head = 0;
 	ssize_t r;
 
-	if (!is_sound(range) || range->received || range->filled)
+	if (!begin(range) || range->received || range->filled)
 		return -EINVAL;
 	deadline = obd_deadline_ns((int)range->timeout_ms);
-	range->refused = 0;
-	range->waited_ns = 0;
 	ask->head = ask->odd = 0;
 	if (recv(fd, bytes, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN)
 		return 0; // what was there before it was asked for is no answer
@@ -219,7 +216,8 @@ int64_t obd_cachefile_ask(struct obd_cachefile *file, int fd, struct obd_receive
 		obd_cachefile_expect(file, range->offset, range->count);
 	range->received = (uint64_t)r - head;
 	memmove(bytes, bytes + head, (size_t)range->received);
-	fill_when_full(file, range);
+	if (range->fill && is_full(range))
+		fill_part(file, range, held(range));
 	(void)receive_range(file, fd, range, obd_now_ns() + SLICE_NS); // nothing by then is receive's to wait for
 	return (int64_t)range->received;
 }

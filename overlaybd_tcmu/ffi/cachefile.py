@@ -268,18 +268,9 @@ class Receiving:
         return self._buffer[: max(self.received - self.filled, 0)]
 
     def ready(self) -> memoryview:
-        """
-        What of it is to be filled now: all, when the buffer is full or the range at its end; what
-        somebody waits for, else. Whole granules.
-        """
-        held = self.held()
-        if len(held) == len(self._buffer) or self.received == self.count:
-            return held
-        whole = len(held) // GRANULE * GRANULE
-        offset = self.offset + self.filled
-        if whole and core.library().cachefile_awaited(self._file.address, offset, whole):
-            return held[:whole]
-        return held[:0]
+        """What of it is to be filled now; empty: it is to grow."""
+        count = core.library().cachefile_ready(self._file.address, ctypes.byref(self._state))
+        return self._buffer[:count]
 
     def took(self, count: int) -> None:
         """The readers have the first count bytes that were held."""

@@ -351,14 +351,14 @@ class Library:
         self.cachefile_receive = fn(
             "cachefile_receive", c_int64, [_HANDLE, c_int, POINTER(Receive)]
         )
+        self.cachefile_ready = fn(
+            "cachefile_ready", c_uint64, [_HANDLE, POINTER(Receive)], held=True
+        )
         self.cachefile_ask = fn(
             "cachefile_ask", c_int64, [_HANDLE, c_int, POINTER(Receive), POINTER(Ask)]
         )
         self.cachefile_unexpect = fn("cachefile_unexpect", None, [_HANDLE, c_uint64, c_uint64])
         self.punch = fn("punch", None, [c_int, c_uint64, c_uint64])
-        self.cachefile_awaited = fn(
-            "cachefile_awaited", c_int, [_HANDLE, c_uint64, c_uint64], held=True
-        )
         self.cachefile_spill = fn(
             "cachefile_spill", c_int, [_HANDLE, c_void_p, c_size_t, c_uint64], _check
         )
