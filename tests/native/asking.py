@@ -9,7 +9,11 @@ import struct
 import termios
 import threading
 
+import pytest
+
 from overlaybd_tcmu.ffi import cachefile
+
+from . import lazy
 
 GRANULE = cachefile.GRANULE
 SIZE = 40 * GRANULE + 1000
@@ -22,6 +26,21 @@ DIGEST = "sha256:" + 64 * "a"
 TAG = '"tag"'
 REQUEST = b"GET /v2/x/blobs/y HTTP/1.1\r\nHost: h\r\nRange: bytes=1-2\r\n\r\n"
 END = b"\r\n\r\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    with cachefile.Misses(lazy.UNIT) as misses:
+        with cachefile.CacheFile(misses, str(tmp_path / "blob"), SIZE, 1) as one:
+            yield one
+
+
+@pytest.fixture
+def ends():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        yield ours, theirs
 
 
 def head_of(offset, count):

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from . import lazy
+from .asking import ends, file  # noqa: F401
 
 
 @pytest.fixture

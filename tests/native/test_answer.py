@@ -47,21 +47,6 @@ def with_line(line):
     return changed(END, b"\r\n" + line + END)
 
 
-@pytest.fixture
-def file(tmp_path):
-    with cachefile.Misses(lazy.UNIT) as misses:
-        with cachefile.CacheFile(misses, str(tmp_path / "blob"), SIZE, 1) as one:
-            yield one
-
-
-@pytest.fixture
-def ends():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        yield ours, theirs
-
-
 # ---- the usual answer
 
 

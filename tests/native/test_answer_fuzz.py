@@ -13,10 +13,8 @@ import pytest
 import urllib3
 
 from overlaybd_tcmu import errors
-from overlaybd_tcmu.ffi import cachefile
 from overlaybd_tcmu.registry import answers, client
 
-from . import lazy
 from .asking import (
     BODY,
     COUNT,
@@ -31,13 +29,6 @@ from .asking import (
     receiving,
     rest,
 )
-
-
-@pytest.fixture
-def file(tmp_path):
-    with cachefile.Misses(lazy.UNIT) as misses:
-        with cachefile.CacheFile(misses, str(tmp_path / "blob"), SIZE, 1) as one:
-            yield one
 
 
 def means_the_range(answer, length):

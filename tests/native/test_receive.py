@@ -3,7 +3,6 @@
 
 import concurrent.futures
 import errno
-import random
 import socket
 import threading
 
@@ -13,35 +12,13 @@ from overlaybd_tcmu.ffi import cachefile, native
 
 from . import lazy
 from . import raw_layers as raw
+from .asking import DATA, GRANULE, SIZE, content
 
-GRANULE = cachefile.GRANULE
-SIZE = 40 * GRANULE + 1000
-DATA = random.Random(4).randbytes(SIZE)
 PART = 4 * GRANULE
-
-
-@pytest.fixture
-def file(tmp_path):
-    with cachefile.Misses(lazy.UNIT) as misses:
-        with cachefile.CacheFile(misses, str(tmp_path / "blob"), SIZE, 1) as one:
-            yield one
-
-
-@pytest.fixture
-def ends():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        yield ours, theirs
 
 
 def receiving(file, offset=0, count=SIZE, part=PART):
     return cachefile.Receiving(file, memoryview(bytearray(part)), offset, count)
-
-
-def content(file, offset, count):
-    buffer = bytearray(count)
-    return bytes(buffer[: file.copy_into(buffer, offset)])
 
 
 def take_all(coming, ours):
