@@ -63,9 +63,11 @@ class Sink:
         trace.point("refill.filled")
         return count, self._coming.waited_s
 
-    def ask(self, fd: int, question: exchange.Question, timeout_s: float) -> exchange.Taken:
+    def ask(
+        self, fd: int, request: bytes, wanted: exchange.Wanted, timeout_s: float
+    ) -> exchange.Taken:
         """As exchange.Asker says."""
-        asked = cachefile.question(*question)
+        asked = cachefile.question(request, wanted.digest, wanted.etag, wanted.size)
         trace.point("refill.fetched")
         odd = self._store.receive(
             self._one, self._coming, lambda coming, fill: coming.ask(fd, asked, fill, timeout_s)

@@ -33,7 +33,9 @@ class Sink(Protocol):
         was waited for. socket.timeout when none came in time, OSError.
         """
 
-    def ask(self, fd: int, question: exchange.Question, timeout_s: float) -> exchange.Taken:
+    def ask(
+        self, fd: int, request: bytes, wanted: exchange.Wanted, timeout_s: float
+    ) -> exchange.Taken:
         """As exchange.Asker says."""
 
 
@@ -54,7 +56,9 @@ class Buffer:
     def receive(self, fd: int, done: int, timeout_s: float) -> Tuple[int, float]:
         raise NotImplementedError
 
-    def ask(self, fd: int, question: exchange.Question, timeout_s: float) -> exchange.Taken:
+    def ask(
+        self, fd: int, request: bytes, wanted: exchange.Wanted, timeout_s: float
+    ) -> exchange.Taken:
         raise NotImplementedError
 
 

@@ -297,16 +297,16 @@ class Client:
         origin, target = url.origin_of(address), url.target_of(address)
         connection.current.operation = current
         connection.current.target = target
-        question = None
+        sent = None
         if wanted is not None and not secure:
-            question = exchange.request(target, url.host_of(origin), headers, wanted)
+            sent = exchange.request(target, url.host_of(origin), headers)
         for left in range(_STALE, -1, -1):
             connection.current.reused = False
             read_s = min(READ_S, current.remaining_s())
             try:
                 pool = self._pools.pool(origin, context)
-                if wanted is not None and question is not None:
-                    return exchange.ask(pool, wanted, question, current, read_s)
+                if wanted is not None and sent is not None:
+                    return exchange.ask(pool, wanted, sent, current, read_s)
                 return pool.urlopen(
                     method,
                     target,

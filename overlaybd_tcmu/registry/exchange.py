@@ -22,15 +22,6 @@ from urllib3._collections import HTTPHeaderDict
 from . import operation
 
 
-class Question(NamedTuple):
-    """A request for a range, as it is sent, and what its usual answer says of the blob."""
-
-    request: bytes
-    digest: str
-    etag: str  # "": none
-    size: int
-
-
 class Taken(NamedTuple):
     """What came: of a usual answer, bytes of the range from its beginning on; else its bytes."""
 
@@ -43,7 +34,7 @@ class Taken(NamedTuple):
 class Asker(Protocol):
     """A sink that can ask."""
 
-    def ask(self, fd: int, question: Question, timeout_s: float) -> Taken:
+    def ask(self, fd: int, request: bytes, wanted: "Wanted", timeout_s: float) -> Taken:
         """
         Sends a request over a stream socket, and takes the answer. socket.timeout when no answer
         began in time, OSError.
@@ -51,19 +42,17 @@ class Asker(Protocol):
 
 
 class Wanted(NamedTuple):
-    """For whom a range is fetched that may be taken directly."""
+    """A range that may be taken directly: for whom, and what its usual answer says of the blob."""
 
     into: Asker
     digest: str
-    etag: str
+    etag: str  # "": none
     size: int  # of the blob
     length: int  # of the range
 
 
-def request(
-    target: str, host: str, headers: Mapping[str, str], wanted: Wanted
-) -> Optional[Question]:
-    """None for what http.client had better look at: it has opinions on headers."""
+def request(target: str, host: str, headers: Mapping[str, str]) -> Optional[bytes]:
+    """As it is sent; None for what http.client had better look at: it has opinions on headers."""
     texts = [part for pair in headers.items() for part in pair]
     if not all(text.isascii() and text.isprintable() for text in (target, host, *texts)):
         return None
@@ -71,12 +60,11 @@ def request(
     if not any(name.lower() == "host" for name in headers):  # hosts.toml may name another
         lines.append(f"Host: {host}")
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    sent = "\r\n".join([*lines, "", ""]).encode("ascii")
-    return Question(sent, wanted.digest, wanted.etag, wanted.size)
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
 def ask(
-    pool: Any, wanted: Wanted, question: Question, current: operation.Operation, timeout_s: float
+    pool: Any, wanted: Wanted, sent: bytes, current: operation.Operation, timeout_s: float
 ) -> Any:
     """A Usual or an Odd answer. What urllib3's urlopen() may raise."""
     while True:
@@ -84,7 +72,7 @@ def ask(
         connection = pool.take()
         try:
             kept = connection.prepare()
-            taken = wanted.into.ask(connection.sock.fileno(), question, timeout_s)
+            taken = wanted.into.ask(connection.sock.fileno(), sent, wanted, timeout_s)
             if taken.usual:
                 return Usual(pool, connection, taken, wanted.length - taken.received)
             if taken.odd:

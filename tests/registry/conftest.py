@@ -2,15 +2,18 @@
 """Registries that misbehave, blobs of them, and the check that nothing is left behind."""
 
 import base64
+import concurrent.futures
 import contextlib
 import json
 import random
+import time
 
 import pytest
 
 from overlaybd_tcmu import config, errors
 from overlaybd_tcmu.registry import blob, retry
 
+from ..native import lazy
 from ..support import certificates, fault_registry, leftovers
 
 SIZE = 300_000
@@ -136,3 +139,13 @@ def clock():
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
     return certificates.Authority(tmp_path_factory.mktemp("authority"))
+
+
+def closed_during(one, is_under_way, function, *arguments):
+    """Closes a blob while a function runs: how that ended, and how many seconds later."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        job = executor.submit(function, *arguments)
+        lazy.wait_for(is_under_way)
+        started = time.monotonic()
+        one.close()
+        return job.exception(), time.monotonic() - started

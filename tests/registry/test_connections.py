@@ -13,7 +13,8 @@ import pytest
 from overlaybd_tcmu import errors
 from overlaybd_tcmu.registry import blob, client, connection, operation, slots
 
-from .conftest import SIZE, failure, read
+from ..native import lazy
+from .conftest import SIZE, closed_during, failure, read
 
 Kind = errors.RegistryFailure
 
@@ -69,7 +70,7 @@ def test_requests_to_one_server_are_bounded(one, server, data):
     server.fault(hold=hold, times=None)
     with concurrent.futures.ThreadPoolExecutor(100) as executor:
         jobs = [executor.submit(read, one, number, 5) for number in range(200)]
-        wait_until(lambda: server.registry.in_flight() == client.EACH)
+        lazy.wait_for(lambda: server.registry.in_flight() == client.EACH)
         hold.set()
         assert [job.result() for job in jobs] == [data[n : n + 5] for n in range(200)]
     assert server.in_flight_max() == client.EACH
@@ -87,7 +88,7 @@ def test_requests_in_all_are_bounded(made, server, second, data, monkeypatch):
     with concurrent.futures.ThreadPoolExecutor(100) as executor:
         jobs = [executor.submit(read, blobs[number % 2], number, 5) for number in range(200)]
         busy = [one.registry.in_flight for one in (server, second)]
-        wait_until(lambda: sum(one() for one in busy) == client.TOTAL)
+        lazy.wait_for(lambda: sum(one() for one in busy) == client.TOTAL)
         time.sleep(0.05)
         assert sum(one() for one in busy) == client.TOTAL
         hold.set()
@@ -109,12 +110,12 @@ def test_places_are_given_in_the_order_they_were_asked_for():
 
         threads.append(threading.Thread(target=work))
         threads[-1].start()
-        wait_until(lambda: len(places._queue) == number + 1)
+        lazy.wait_for(lambda: len(places._queue) == number + 1)
     expected = []
     for freed, admitted in [("b", "b1"), ("a", "a0"), ("b", "c2"), ("c", "b4"), ("a", "a3")]:
         places.give_back(freed)
         expected.append(admitted)
-        wait_until(lambda: done == expected)
+        lazy.wait_for(lambda: done == expected)
     for thread in threads:
         thread.join()
 
@@ -139,12 +140,6 @@ def test_place_of_who_gave_up_goes_to_the_next():
     assert failure(places.take, "a", operation.never_cancelled(0.01, "w")).kind is Kind.TIMEOUT
     places.give_back("a")
     places.take("a", operation.never_cancelled(10, "test"))
-
-
-def wait_until(condition):
-    """As long as the test's time limit allows."""
-    while not condition():
-        time.sleep(0.001)
 
 
 def test_failures_leave_no_connection_behind(one, server):
@@ -280,14 +275,9 @@ def test_server_that_does_not_speak_http(made, answer):
 @pytest.mark.parametrize("how", [dict(delay_s=20), dict(stall_after=0), dict(stall_after=50)])
 def test_close_ends_a_read_at_once(one, server, how):
     server.fault(**how)
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        job = executor.submit(read, one, 0, 100)
-        wait_until(server.registry.in_flight)
-        started = time.monotonic()
-        one.close()
-        error = job.exception()
+    error, seconds = closed_during(one, server.registry.in_flight, read, one, 0, 100)
     assert error.kind is Kind.CLOSED
-    assert time.monotonic() - started < 10
+    assert seconds < 10
 
 
 def test_close_ends_a_wait_for_a_place(made, server, digest, data):
@@ -298,7 +288,7 @@ def test_close_ends_a_wait_for_a_place(made, server, digest, data):
     server.fault(hold=hold, times=client.EACH)
     with concurrent.futures.ThreadPoolExecutor(client.EACH + 1) as executor:
         jobs = [executor.submit(read, busy, 0, 9) for _ in range(client.EACH)]
-        wait_until(lambda: server.registry.in_flight() == client.EACH)
+        lazy.wait_for(lambda: server.registry.in_flight() == client.EACH)
         job = executor.submit(read, waiting, 0, 9)
         waiting.close()
         assert job.exception().kind is Kind.CLOSED

@@ -4,7 +4,6 @@
 import concurrent.futures
 import contextlib
 import threading
-import time
 
 import pytest
 
@@ -14,7 +13,7 @@ from overlaybd_tcmu.registry import client, connection, exchange
 from ..native import lazy
 from ..support import fault_registry, http_server
 from .asking import FIRST, PART, RANGE, Asking, Cache, Ordinary
-from .conftest import Clock, failure
+from .conftest import Clock, closed_during, failure
 
 Kind = errors.RegistryFailure
 
@@ -108,10 +107,9 @@ def test_proxy_is_not(made, server, digest, cache, data, broken):
 
 @pytest.mark.parametrize("text", ["a\r\nX: y", "a\nb", "a\rb", "a\0b", "\xe4", "a\tb", "\x7f", "→"])
 def test_what_http_client_has_opinions_on_is_left_to_it(text):
-    wanted = exchange.Wanted(None, "sha256:a", "", 10, 5)
     for arguments in [(text, "h", {}), ("/", text, {}), ("/", "h", {text: "x"}),
                       ("/", "h", {"X": text})]:  # fmt: skip
-        assert exchange.request(*arguments, wanted) is None
+        assert exchange.request(*arguments) is None
 
 
 def test_header_that_is_left_to_http_client(made, server, digest, cache, data):
@@ -124,11 +122,10 @@ def test_header_that_is_left_to_http_client(made, server, digest, cache, data):
 
 def test_host_is_told_once():
     """A hosts.toml may name another."""
-    wanted = exchange.Wanted(None, "sha256:a", "", 10, 5)
-    plain = exchange.request("/x", "h:1", {"A": "b"}, wanted)
-    assert plain.request == b"GET /x HTTP/1.1\r\nHost: h:1\r\nA: b\r\n\r\n"
-    other = exchange.request("/x", "h:1", {"host": "other"}, wanted)
-    assert other.request == b"GET /x HTTP/1.1\r\nhost: other\r\n\r\n"
+    plain = exchange.request("/x", "h:1", {"A": "b"})
+    assert plain == b"GET /x HTTP/1.1\r\nHost: h:1\r\nA: b\r\n\r\n"
+    other = exchange.request("/x", "h:1", {"host": "other"})
+    assert other == b"GET /x HTTP/1.1\r\nhost: other\r\n\r\n"
 
 
 # ---- connections that end
@@ -184,14 +181,11 @@ def test_close_ends_an_exchange_at_once(known, cache, server, how, kept):
         lazy.wait_for(lambda: server.registry.connections()[1] == 0)
     server.fault(times=None, **how)
     into = cache.sink(Asking, *RANGE)
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        job = executor.submit(known.read, *RANGE, into)
-        lazy.wait_for(lambda: into.asked and server.registry.in_flight())
-        started = time.monotonic()
-        known.close()
-        error = job.exception()
+    error, seconds = closed_during(
+        known, lambda: into.asked and server.registry.in_flight(), known.read, *RANGE, into
+    )
     assert error.kind is Kind.CLOSED
-    assert time.monotonic() - started < 5
+    assert seconds < 5
 
 
 def test_failures_leave_no_connection_behind(known, cache, server, data):
