@@ -61,16 +61,14 @@ class Policy:
 
     def add(self, key: Key, count: int, epoch: int, protected: bool = False) -> None:
         """count more bytes of an extent are here."""
-        extent = self._probation.get(key) or self._protected.get(key)
+        extent = self.get(key)
         if extent is None:
             came_back = key in self._remembered
             if came_back:
                 del self._remembered[key]
             extent = Extent(0, epoch, protected or came_back)
             (self._protected if extent.protected else self._probation)[key] = extent
-        left = self.extent - extent.count
-        if count > left:  # some of it may have been here already
-            count = left
+        count = min(count, self.extent - extent.count)  # some of it may have been here already
         extent.count += count
         self._account(extent, count)
 

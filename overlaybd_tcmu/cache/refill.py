@@ -22,7 +22,7 @@ import logging
 import mmap
 import threading
 import time
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Tuple
 
 from .. import errors
 from .. import log as rates
@@ -98,21 +98,32 @@ class Refill:
 
     def want(self, one: entry.Entry, offset: int, count: int, reader: int) -> None:
         """Fetches a range as if it had been missed, for who knows what will be read first."""
-        first, stop = offset // self._unit, -(-(offset + count) // self._unit)
-        self._add(one, first, stop, _Priority.READ, reader)
-        with self._lock:
-            self._call_threads()
+        self._want(one, offset, count, _Priority.READ, reader)
 
     def want_ahead(self, one: entry.Entry, offset: int, count: int) -> bool:
         """Fetches a range nobody waits for; False: so much of that is waiting, come again."""
         with self._lock:
             if not self._schedule.takes_ahead():
                 return False
-        first, stop = offset // self._unit, -(-(offset + count) // self._unit)
-        self._add(one, first, stop, _Priority.AHEAD, 0)
+        self._want(one, offset, count, _Priority.AHEAD, 0)
+        return True
+
+    def _want(
+        self,
+        one: entry.Entry,
+        offset: int,
+        count: int,
+        priority: schedule.Priority,
+        reader: int,
+    ) -> None:
+        """For who does not look at the schedule itself."""
+        self._add(one, *self._units_of(offset, count), priority, reader)
         with self._lock:
             self._call_threads()
-        return True
+
+    def _units_of(self, offset: int, count: int) -> Tuple[int, int]:
+        """(first, stop)"""
+        return offset // self._unit, -(-(offset + count) // self._unit)
 
     def forget(self, one: entry.Entry) -> None:
         """The entry has no source any more: what is not under way is dropped."""
@@ -148,8 +159,7 @@ class Refill:
         try:
             if one.sources.is_empty():
                 return
-            first = miss.offset // self._unit
-            stop = -(-(miss.offset + miss.count) // self._unit)
+            first, stop = self._units_of(miss.offset, miss.count)
             read = miss.kind == cachefile.MissKind.READ
             if read:
                 self._add(one, first, stop, _Priority.READ, miss.reader)

@@ -103,13 +103,9 @@ class Room:
         numbers = range(offset // extent, -(-end // extent))
         with self._lock:
             self._extents.setdefault(digest, set()).update(numbers)
-            at = offset
             for number in numbers:
-                stop = (number + 1) * extent
-                if stop > end:
-                    stop = end
-                self._policy.add((digest, number), stop - at, epoch)
-                at = stop
+                part = min(end, (number + 1) * extent) - max(offset, number * extent)
+                self._policy.add((digest, number), part, epoch)
 
     def forget(self, digest: str) -> None:
         """Nothing of a blob is on disk any more."""
